@@ -67,7 +67,6 @@ OVERRIDE = KernelModel(
     overrides=True, overrides_need_user=False, marks_frontend=False, derefs_kmap_op=True,
     dev_bus_frame=False, failed_unmap_ends_call=True, vma_pages=False,
     brought_by=(
-        Difference("448f28319348", "2.6.38", "xen: add m2p override mechanism"),
         Difference("9b705f0e98c4", "2.6.38",
                    "xen p2m: transparently change the p2m mappings in the m2p override"),
     ),

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.trace import I64, U64, Column, Events
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 NO_EVENT = -1  # absent event number
 NO_TIME = -(1 << 63)  # absent time
@@ -299,7 +302,8 @@ class Options:
 
     assume_dio: every user share counts as read by direct I/O while it lives.
     judge_writes: compare p2m_write events with the model (XM501); off in a what-if replay.
-    details: also fill `transitions`, `shares` and `locks`; without, only their counts are.
+    details: also fill `transitions`, `shares` and `locks`; without, only the counts are,
+        and the last segment's `shares`, those that are live at the end.
     """
 
     assume_dio: bool = False
