@@ -60,20 +60,28 @@ class LockWatch:
             self.lock_rows.append(_lock_row(lock, event.number, event.time))
         return lock
 
-    def update(self, machine: Machine, number: int) -> None:
-        """Open and close windows after event `number` has taken effect."""
-        for pfn, window in list(self.open.items()):
-            share = machine.shares.get(pfn)
-            if share is not window.share or self._met_by(machine, share) is not window.lock:
+    def update(
+        self, machine: Machine, number: int, shares: list[Share], ended: Share | None
+    ) -> None:
+        """Open and close windows after event `number` has taken effect.
+
+        `shares` are the live ones that the event may have made resolve otherwise or meet
+        another lock, `ended` the one that it ended.
+        """
+        for share in [*shares, ended] if ended else shares:
+            window = self.open.get(share.pfn)
+            if window is None or window.share is not share:
+                continue
+            if share is ended or self._met_by(machine, share) is not window.lock:
                 window.last_event = number
-                del self.open[pfn]
+                del self.open[share.pfn]
         if not self.held:
             return
-        for pfn, share in machine.shares.items():
+        for share in shares:
             lock = self._met_by(machine, share)
-            if lock is not None and pfn not in self.open:
-                self.open[pfn] = Window(share, lock, number)
-                self.undecided.append(self.open[pfn])
+            if lock is not None and share.pfn not in self.open:
+                self.open[share.pfn] = Window(share, lock, number)
+                self.undecided.append(self.open[share.pfn])
 
     def _met_by(self, machine: Machine, share: Share) -> Lock | None:
         pfn = resolve(machine, share)

@@ -29,7 +29,15 @@ from xenm2p.engine.replay import (
     Side,
     Transitions,
 )
-from xenm2p.engine.rules import Event, Machine, Outcome, Share, mfn_to_pfn, resolve
+from xenm2p.engine.rules import (
+    Event,
+    Machine,
+    Outcome,
+    Share,
+    frames_affected,
+    mfn_to_pfn,
+    resolve,
+)
 from xenm2p.trace import (
     FOREIGN,
     INVALID,
@@ -121,8 +129,10 @@ class Observer:
         elif event.kind == Kind.LOST:
             self._lost(event)
         self._changes(event, outcome)
-        self._aliases(event)
-        self._locks(event, outcome)
+        frames = frames_affected(self.machine, event, outcome)
+        shares = [share for mfn in frames for share in self.machine.shares_of(mfn)]
+        self._aliases(event, shares)
+        self._locks(event, outcome, shares)
         if event.task >= 0:
             self.last_of_task[event.task] = event
         if event.cpu >= 0:
@@ -165,7 +175,7 @@ class Observer:
         self.failed_map.pop(event.pfn, None)
         if result == Result.ABORTED:
             self.fact(Fact.ABORTED_CALL, event.number, event.pfn, other=outcome.failed_unmap,
-                      old=machine.get_phys_to_machine(event.pfn))
+                      old=machine.p2m[event.pfn])
             return
         live = machine.shares.get(event.pfn)
         if result == Result.OK and outcome.ended and outcome.ended.map_event != NO_EVENT:
@@ -173,7 +183,7 @@ class Observer:
         other = live.map_event if live else NO_EVENT
         if result == Result.EINVAL:
             self.fact(Fact.UNMAP_NOT_FOREIGN, event.number, event.pfn,
-                      old=machine.get_phys_to_machine(event.pfn))
+                      old=machine.p2m[event.pfn])
         if result == Result.SKIP_LIST:
             self.fact(Fact.LIST_CORRUPTION, event.number, event.pfn, other=other)
         if live and live.user != event.user and result in (Result.OK, Result.SKIP_KMAP):
@@ -196,18 +206,18 @@ class Observer:
             for window in self.watch.in_flight(share):
                 self.fact(Fact.UNMAP_IN_FLIGHT, event.number, share.pfn, mfn=share.mfn,
                           other=window.dio_event)
-        if any(s.mfn == share.mfn for s in self.machine.shares.values()):
+        if self.machine.shares_of(share.mfn):
             return
-        frontend = self.machine.machine_to_phys(share.mfn)
+        frontend = self.machine.m2p[share.mfn]
         if frontend == INVALID:
             return
-        entry = self.machine.get_phys_to_machine(frontend)
+        entry = self.machine.p2m[frontend]
         if is_foreign(entry) and entry == share.mfn | FOREIGN:
             self.fact(Fact.STUCK_FOREIGN, event.number, frontend, mfn=share.mfn,
                       other=share.map_event)
 
     def _overrides(self, mfn: int) -> list[Share]:
-        return [s for s in self.machine.shares.values() if s.listed and s.mfn == mfn]
+        return [share for share in self.machine.shares_of(mfn) if share.listed]
 
     # -- what mfn_to_pfn answers -------------------------------------------------------
 
@@ -225,9 +235,9 @@ class Observer:
     def _frontend_of(self, mfn: int) -> tuple[int, bool, int | None, int | None]:
         """The frame's local frontend page, its mark, and mfn_to_pfn's answer and override."""
         machine = self.machine
-        frontend, marked = machine.machine_to_phys(mfn), False
+        frontend, marked = machine.m2p[mfn], False
         if frontend != INVALID:
-            entry = machine.get_phys_to_machine(frontend)
+            entry = machine.p2m[frontend]
             marked = is_foreign(entry) and entry == mfn | FOREIGN
             if not marked and entry != mfn:
                 frontend = INVALID
@@ -235,7 +245,7 @@ class Observer:
 
     def _gup_fast(self, event: Event) -> None:
         """get_user_pages_fast(page) ends in pte_pfn, that is mfn_to_pfn of the page's frame."""
-        frame = strip_bits(self.machine.get_phys_to_machine(event.pfn))
+        frame = strip_bits(self.machine.p2m[event.pfn])
         self._lookup(event, frame, hazard_page=event.pfn)
 
     def _direct_io(self, event: Event) -> None:
@@ -252,15 +262,15 @@ class Observer:
             event.number, share.mfn, INVALID if answer is None else answer, frontend, marked,
             override.map_event if override else NO_EVENT))
 
-    def _aliases(self, event: Event) -> None:
+    def _aliases(self, event: Event, shares: list[Share]) -> None:
         if not self.machine.model.overrides:
             return
-        for share in self.machine.shares.values():
+        for share in shares:
             if not share.resolvable or share.aliased:
                 continue
-            frontend = self.machine.machine_to_phys(share.mfn)
+            frontend = self.machine.m2p[share.mfn]
             if frontend not in (INVALID, share.pfn) and resolve(self.machine, share) == frontend:
-                entry = self.machine.get_phys_to_machine(frontend)
+                entry = self.machine.p2m[frontend]
                 if entry == share.mfn:
                     share.aliased = True
                     self.fact(Fact.LOCAL_ALIAS, event.number, frontend, mfn=share.mfn,
@@ -289,7 +299,7 @@ class Observer:
     def _early_clear(self, event: Event, pfn: int, old: int, new: int) -> None:
         mfn = old & ~FOREIGN
         overrides = self._overrides(mfn)
-        if overrides and self.machine.machine_to_phys(mfn) == pfn:
+        if overrides and self.machine.m2p[mfn] == pfn:
             self.fact(Fact.EARLY_CLEAR, event.number, pfn, mfn=mfn, old=old, new=new,
                       other=max(share.map_event for share in overrides))
 
@@ -302,7 +312,7 @@ class Observer:
         counts = self.rows.counts
         counts["writes_foreign"] += is_foreign(event.mfn)
         counts["writes_invalid"] += event.mfn == INVALID
-        entry = self.machine.get_phys_to_machine(event.pfn)
+        entry = self.machine.p2m[event.pfn]
         if is_foreign(event.mfn) and event.pfn in self.failed_map:
             self.fact(Fact.FAILED_MAP_KEPT, event.number, event.pfn, new=event.mfn,
                       other=self.failed_map.pop(event.pfn))
@@ -325,9 +335,11 @@ class Observer:
 
     def _end_grant(self, event: Event) -> None:
         """gnttab_end_foreign_access: "g.e. still in use"."""
+        if event.ref == NO_REF or event.ref not in self.machine.by_ref:
+            return
         of_grant = [
-            share for share in self.machine.shares.values()
-            if share.ref == event.ref != NO_REF and share.domid in (NO_DOMID, self.domain)
+            share for share in self.machine.by_ref[event.ref].values()
+            if share.domid in (NO_DOMID, self.domain)
         ]
         if of_grant:
             newest = max(of_grant, key=lambda share: share.map_event)
@@ -336,14 +348,14 @@ class Observer:
 
     # -- locks ---------------------------------------------------------------------------
 
-    def _locks(self, event: Event, outcome: Outcome) -> None:
+    def _locks(self, event: Event, outcome: Outcome, shares: list[Share]) -> None:
         watch, released = self.watch, None
         if event.kind == Kind.LOCK_PAGE:
             self.rows.counts["locks"] += 1
             released = watch.lock_page(event)
         elif event.kind == Kind.UNLOCK_PAGE:
             released = watch.unlock_page(event)
-        watch.update(self.machine, event.number)
+        watch.update(self.machine, event.number, shares, outcome.ended)
         if event.kind == Kind.DIO_READ:
             watch.dio_read(event)
         decided = [(w, False) for w in watch.released(released)] if released else []

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
-from xenm2p.engine.memory import m2p_rows, p2m_rows
+from xenm2p.engine.memory import entry_in, m2p_rows, p2m_rows
 from xenm2p.engine.observe import Observer
 from xenm2p.engine.replay import Options, Segment
-from xenm2p.engine.rules import Event, Machine, step
+from xenm2p.engine.rules import Entries, Event, Machine, step
 from xenm2p.kernels import KernelModel
 from xenm2p.trace import Events, Trace
 
@@ -26,7 +27,11 @@ def replay(
     Raises what reading the trace raises.
     """
     options = options or Options()
-    machine = Machine(model, p2m_rows(trace), m2p_rows(trace))
+    machine = Machine(
+        model,
+        p2m=Entries(partial(entry_in, p2m_rows(trace))),
+        m2p=Entries(partial(entry_in, m2p_rows(trace))),
+    )
     observer = Observer(machine, trace.domain, options)
     number = 0
     for chunk in trace.chunks():

@@ -7,9 +7,10 @@ clear_foreign_p2m_mapping), arch/x86/include/asm/xen/page.h (mfn_to_pfn).
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from xenm2p.engine.memory import entry_in
 from xenm2p.engine.replay import NO_EVENT, NO_TIME, Result, Side, Warn
 from xenm2p.kernels import KernelModel, bucket_of
 from xenm2p.trace import (
@@ -71,35 +72,53 @@ class Event:
     task: int
 
 
+class Entries(dict[int, int]):
+    """A p2m or m2p table: what was written to it, over what it held at first."""
+
+    def __init__(self, initial: Callable[[int], int]):
+        super().__init__()
+        self.initial = initial
+
+    def __missing__(self, index: int) -> int:
+        entry = self[index] = self.initial(index)
+        return entry
+
+
 @dataclass(slots=True)
 class Machine:
-    """The tables of one domain under one kernel model."""
+    """The tables of one domain under one kernel model, and the shares that live in them."""
 
     model: KernelModel
-    initial_p2m: list[tuple[int, int, int]]
-    initial_m2p: list[tuple[int, int, int]]
-    p2m: dict[int, int] = field(default_factory=dict)
-    m2p: dict[int, int] = field(default_factory=dict)
-    pages: dict[int, Page] = field(default_factory=dict)
+    p2m: Entries
+    m2p: Entries
+    pages: dict[int, Page] = field(default_factory=lambda: defaultdict(Page))
     overrides: dict[int, list[int]] = field(default_factory=dict)  # bucket -> newest first
-    shares: dict[int, Share] = field(default_factory=dict)  # by backend pfn
     failed_calls: dict[int, int] = field(default_factory=dict)  # call -> failing unmap
+    shares: dict[int, Share] = field(default_factory=dict)  # by backend pfn
+    by_frame: dict[int, dict[int, Share]] = field(default_factory=lambda: defaultdict(dict))
+    by_ref: dict[int, dict[int, Share]] = field(default_factory=lambda: defaultdict(dict))
 
-    def get_phys_to_machine(self, pfn: int) -> int:
-        """p2m[pfn]."""
-        if pfn not in self.p2m:
-            self.p2m[pfn] = entry_in(self.initial_p2m, pfn)
-        return self.p2m[pfn]
+    def begin_share(self, share: Share) -> Share | None:
+        """Enter a share; gives the one that was live on its page."""
+        before = self.end_share(share.pfn)
+        self.shares[share.pfn] = share
+        self.by_frame[share.mfn][share.pfn] = share
+        self.by_ref[share.ref][share.pfn] = share
+        return before
 
-    def machine_to_phys(self, mfn: int) -> int:
-        """m2p[mfn]."""
-        if mfn not in self.m2p:
-            self.m2p[mfn] = entry_in(self.initial_m2p, mfn)
-        return self.m2p[mfn]
+    def end_share(self, pfn: int) -> Share | None:
+        """Take out the share that is live on a page, if one is."""
+        share = self.shares.pop(pfn, None)
+        if share is not None:
+            for index, key in ((self.by_frame, share.mfn), (self.by_ref, share.ref)):
+                del index[key][pfn]
+                if not index[key]:
+                    del index[key]
+        return share
 
-    def page(self, pfn: int) -> Page:
-        """The struct page of a pfn."""
-        return self.pages.setdefault(pfn, Page())
+    def shares_of(self, mfn: int) -> list[Share]:
+        """The live shares of a frame."""
+        return list(self.by_frame[mfn].values()) if mfn in self.by_frame else []
 
 
 @dataclass(slots=True)
@@ -111,6 +130,7 @@ class Outcome:
     changes: dict[int, tuple[int, int, Side]] = field(default_factory=dict)
     ended: Share | None = None
     failed_unmap: int = NO_EVENT  # for an aborted unmap: the one that ended the call
+    private_before: int = 0  # page->private before the event
 
 
 def step(machine: Machine, event: Event) -> Outcome:
@@ -133,7 +153,7 @@ def set_phys_to_machine(
     machine: Machine, pfn: int, entry: int, side: Side, outcome: Outcome
 ) -> None:
     """Write one p2m entry and remember what it was before the event."""
-    old = machine.get_phys_to_machine(pfn)
+    old = machine.p2m[pfn]
     if pfn in outcome.changes:
         old, _, side = outcome.changes[pfn]
     machine.p2m[pfn] = entry
@@ -151,8 +171,9 @@ def map_frame(machine: Machine, event: Event, outcome: Outcome) -> None:
     model = machine.model
     # dev_bus_addr >> PAGE_SHIFT, since 1429d46df4c5, has no more than 52 bits.
     mfn = event.mfn & MAX_FRAME if model.dev_bus_frame else event.mfn
-    page = machine.page(event.pfn)
-    old = machine.get_phys_to_machine(event.pfn)
+    page = machine.pages[event.pfn]
+    outcome.private_before = page.private_mfn
+    old = machine.p2m[event.pfn]
     lists = model.overrides and (event.user or not model.overrides_need_user)
     if lists and page.bucket is not None:
         outcome.result = Result.SKIP_LIST  # list_add of an entry that is on a list
@@ -172,14 +193,13 @@ def map_frame(machine: Machine, event: Event, outcome: Outcome) -> None:
         page.bucket = bucket_of(mfn)
         machine.overrides.setdefault(page.bucket, []).insert(0, event.pfn)
         if model.marks_frontend:
-            frontend = machine.machine_to_phys(mfn)
-            if frontend != INVALID and machine.get_phys_to_machine(frontend) == mfn:
+            frontend = machine.m2p[mfn]
+            if frontend != INVALID and machine.p2m[frontend] == mfn:
                 set_phys_to_machine(machine, frontend, mfn | FOREIGN, Side.FRONTEND, outcome)
-    outcome.ended = machine.shares.get(event.pfn)
-    machine.shares[event.pfn] = Share(
+    outcome.ended = machine.begin_share(Share(
         event.number, mfn, event.pfn, event.domid, event.ref, event.handle, event.user,
         event.time, listed=lists, resolvable=event.user,
-    )
+    ))
 
 
 def unmap_page(machine: Machine, event: Event, outcome: Outcome) -> None:
@@ -189,8 +209,9 @@ def unmap_page(machine: Machine, event: Event, outcome: Outcome) -> None:
         outcome.result = Result.ABORTED
         outcome.failed_unmap = machine.failed_calls[event.call]
         return
-    page = machine.page(event.pfn)
-    entry = machine.get_phys_to_machine(event.pfn)
+    page = machine.pages[event.pfn]
+    outcome.private_before = page.private_mfn
+    entry = machine.p2m[event.pfn]
     if not is_foreign(entry):
         outcome.result = Result.EINVAL
         if event.call != NO_CALL:
@@ -219,14 +240,14 @@ def unmap_page(machine: Machine, event: Event, outcome: Outcome) -> None:
         machine.overrides[page.bucket].remove(event.pfn)
         page.bucket = None
         if model.marks_frontend:
-            frontend = machine.machine_to_phys(mfn)
+            frontend = machine.m2p[mfn]
             if (
                 frontend != INVALID
-                and machine.get_phys_to_machine(frontend) == mfn | FOREIGN
+                and machine.p2m[frontend] == mfn | FOREIGN
                 and m2p_find_override(machine, mfn) is None
             ):
                 set_phys_to_machine(machine, frontend, mfn, Side.FRONTEND, outcome)
-    outcome.ended = machine.shares.pop(event.pfn, None) or Share(
+    outcome.ended = machine.end_share(event.pfn) or Share(
         NO_EVENT, mfn, event.pfn, event.domid, event.ref, event.handle, event.user,
         NO_TIME,
     )
@@ -242,14 +263,14 @@ def m2p_find_override(machine: Machine, mfn: int) -> int | None:
 
 def mfn_to_pfn(machine: Machine, mfn: int) -> tuple[int | None, int | None]:
     """The page that mfn_to_pfn answers, and the page that the override search found."""
-    pfn = machine.machine_to_phys(mfn)
-    if pfn != INVALID and machine.get_phys_to_machine(pfn) == mfn:
+    pfn = machine.m2p[mfn]
+    if pfn != INVALID and machine.p2m[pfn] == mfn:
         return pfn, None
     if machine.model.overrides:
         found = m2p_find_override(machine, mfn)
         if found is not None:
             return found, found
-    if mfn != INVALID and machine.get_phys_to_machine(mfn) == mfn | IDENTITY:
+    if mfn != INVALID and machine.p2m[mfn] == mfn | IDENTITY:
         return mfn, None
     return None, None
 
@@ -265,3 +286,23 @@ def resolve(machine: Machine, share: Share) -> int | None:
     if machine.model.vma_pages:
         return share.pfn
     return mfn_to_pfn(machine, share.mfn)[0]
+
+
+def frames_affected(machine: Machine, event: Event, outcome: Outcome) -> set[int]:
+    """The frames of which mfn_to_pfn may answer otherwise, or meet another lock, after `event`.
+
+    The answer for a frame hangs on its m2p entry, on the entries that hold the frame, and
+    on the listed pages whose private is the frame.
+    """
+    frames = {event.mfn, outcome.private_before}
+    for old, new, _ in outcome.changes.values():
+        frames |= {strip_bits(old), strip_bits(new)}
+    if outcome.ended is not None:
+        frames.add(outcome.ended.mfn)
+    if event.kind in (Kind.LOCK_PAGE, Kind.UNLOCK_PAGE, Kind.DIO_READ, Kind.DIO_WRITE):
+        frames |= {strip_bits(machine.p2m[event.pfn]), event.pfn}
+        if event.pfn in machine.pages:
+            frames.add(machine.pages[event.pfn].private_mfn)
+        if event.pfn in machine.shares:
+            frames.add(machine.shares[event.pfn].mfn)
+    return frames
