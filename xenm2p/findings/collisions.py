@@ -1,0 +1,111 @@
+"""Collisions: page locks that a share would run into, and answers that surprise."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xenm2p.engine.replay import NO_EVENT, Collisions, Verdict
+from xenm2p.findings.rule import (
+    Context,
+    Findings,
+    Row,
+    Rule,
+    Severity,
+    always,
+    page,
+    share_of,
+)
+from xenm2p.kernels import LOCAL_FOREIGN, P2M_ONLY, KernelModel
+from xenm2p.trace import Kind, format_frame
+
+LOCK_COLLISION = 101
+
+
+def findings_of_collisions(collisions: Collisions) -> Findings:
+    """XM101, a row for each collision window, in the order of the windows."""
+    return Findings.from_columns(
+        len(collisions),
+        rule=np.full(len(collisions), LOCK_COLLISION),
+        severity=_severities(collisions),
+        event=collisions.first_event,
+        pfn=collisions.pfn,
+        mfn=collisions.mfn,
+        old=collisions.backend_pfn,
+        other=collisions.map_event,
+        value=collisions.dio_event,
+        unknown=collisions.verdict == Verdict.UNKNOWN,
+        task=collisions.lock_task,
+        last_event=collisions.last_event,
+        lock_event=collisions.lock_event,
+        verdict=collisions.verdict,
+        spans=collisions.lock_spans_share,
+    )
+
+
+def _severities(collisions: Collisions) -> NDArray[np.uint8]:
+    is_deadlock = collisions.verdict == Verdict.DEADLOCK
+    is_contention = collisions.verdict == Verdict.CONTENTION
+    # With the lock held all the share's life, any direct I/O read would have deadlocked.
+    is_loaded = (collisions.verdict == Verdict.PRONE) & (collisions.lock_spans_share != 0)
+    severities = np.where(is_contention | is_loaded, Severity.WARNING, Severity.INFO)
+    return np.where(is_deadlock, Severity.ERROR, severities).astype(np.uint8)
+
+
+def _collision_severity(model: KernelModel) -> Severity:
+    return Severity.ERROR  # the worst; `_severities` grades each window by its verdict
+
+
+def _collision(row: Row, context: Context) -> str:
+    lock = (f"{context.task(row.task)} holds the lock of {page(row.pfn)} "
+            f"since event {row.lock_event}")
+    backend = page(row.old)
+    read = (f"dio_read {row.value} of {backend}" if row.value != NO_EVENT
+            else f"direct I/O on {backend}")
+    if row.verdict == Verdict.DEADLOCK:
+        return f"{lock}: {read} {'deadlocks' if row.value != NO_EVENT else 'would deadlock'}"
+    if row.verdict == Verdict.CONTENTION:
+        waits = "waits" if row.value != NO_EVENT else "would wait"
+        return f"{lock}: {read} {waits} for its release"
+    if row.verdict == Verdict.PRONE:
+        return f"{lock}: {read} would {'deadlock' if row.spans else 'wait for its release'}"
+    return f"{lock}: {read} may meet it"
+
+
+def _collision_proof(row: Row) -> list[int]:
+    return [row.lock_event, row.other, row.event, row.value, row.last_event]
+
+
+def _gup_fast_hazard(row: Row, context: Context) -> str:
+    asked = (f"mfn_to_pfn of frame {format_frame(row.mfn)}" if row.kind == Kind.LOOKUP
+             else "get_user_pages_fast")
+    return (f"{asked} answers backend {page(row.old)}, not frontend {page(row.pfn)}, "
+            f"by {share_of(row.other)}")
+
+
+RULES = (
+    Rule(
+        LOCK_COLLISION, "lock-collision", "collisions",
+        what="A share resolves to a page other than its own whose page lock is held, so that "
+             "direct I/O on the share asks for that lock.",
+        grading="error for a deadlock, because the I/O waits for the lock and the lock for the "
+                "I/O; warning for a contention, and where the lock is held as long as the share "
+                "lives though no direct I/O was seen; info for other prone windows, which need a "
+                "read at the wrong moment.",
+        cure="A kernel that marks the frontend page FOREIGN while it is shared, or a backend "
+             "that does not use direct I/O on granted pages.",
+        cured_by=LOCAL_FOREIGN.brought_by,
+        severity=_collision_severity, text=_collision, proof=_collision_proof,
+    ),
+    Rule(
+        103, "gup-fast-hazard", "collisions",
+        what="gup_fast or lookup on a frontend page whose FOREIGN bit a share has set: the "
+             "answer is the backend's page.",
+        grading="warning: whoever asked for the frontend page now holds a reference to another "
+                "page, which may be unmapped under it.",
+        cure="Do not use get_user_pages_fast on pages that are granted; since Linux 4.0 no "
+             "override can answer.",
+        cured_by=P2M_ONLY.brought_by,
+        severity=always(Severity.WARNING), text=_gup_fast_hazard, needs_event=True,
+    ),
+)
