@@ -22,11 +22,15 @@ GOLDEN_RATIO_PRIME = 0x9E37FFFFFFFC0001
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One difference from the model before, with the commit that brought it."""
+    """One difference from the model before, with the commit that brought it.
+
+    `stable` is the older stable release that took the commit, None where none is known.
+    """
 
     commit: str
     version: str
     subject: str
+    stable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ LOCAL_FOREIGN = KernelModel(
     dev_bus_frame=False, failed_unmap_ends_call=True, vma_pages=False,
     brought_by=(
         Difference("b9e0d95c041c", "3.5",
-                   "xen: mark local pages as FOREIGN in the m2p_override"),
+                   "xen: mark local pages as FOREIGN in the m2p_override", stable="3.4.10"),
     ),
 )
 KMAP_ONLY = KernelModel(

@@ -1,0 +1,140 @@
+"""The program: its commands, loaded when asked for, and how it ends.
+
+Everything a user can meet ends here as one line on standard error and an exit status;
+no error of the input or the user is a traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import click
+
+from xenm2p import __version__
+from xenm2p.errors import EXIT_CLEAN, EXIT_INTERRUPTED, OutputError, XenM2PError, nearest
+
+# Command: module xenm2p.cli.NAME, function NAME_command; in the order of --help. The
+# one-line help stands here so that `xenm2p --help` imports no command.
+COMMANDS = {
+    "replay": "Replay a trace: summary, collisions, findings.",
+    "export": "Write one table of a replay in any format.",
+    "info": "Say what is in a trace file.",
+    "check": "Read a trace file to its end: integrity and losses.",
+    "convert": "Convert between trace formats.",
+    "generate": "Write a synthetic trace.",
+}
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 79}
+
+
+class Program(click.Group):
+    """The group of commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"xenm2p.cli.{cmd_name}")
+        command = getattr(module, f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            known = f" Commands: {', '.join(COMMANDS)}."
+            ctx.fail(f"No such command '{name}'{nearest(name, COMMANDS)}.{known}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command and exit with the status it returns."""
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            status = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _forget_stdout()
+            status = EXIT_CLEAN
+        except KeyboardInterrupt:
+            status = EXIT_INTERRUPTED
+        except XenM2PError as error:
+            status = _complain(error, error.exit_code)
+        except MemoryError:
+            status = _complain("out of memory", OutputError.exit_code)
+        except OSError as error:
+            # Readers name their files; what is left is standard output.
+            _forget_stdout()
+            name = error.filename if error.filename is not None else "standard output"
+            status = _complain(f"{name}: {error.strerror or error}", OutputError.exit_code)
+        ctx.exit(status)
+
+
+def _complain(message: object, status: int) -> int:
+    line = " ".join(str(message).split("\n"))
+    try:
+        click.echo(f"xenm2p: {line}", err=True)
+    except OSError as error:  # standard error may be closed too: the status still tells
+        if error.errno not in (errno.EPIPE, errno.EBADF, errno.ENOSPC):
+            raise
+    return status
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM unwinds like any exit, so that a half-written temporary file is removed."""
+    sys.exit(128 + number)
+
+
+def _forget_stdout() -> None:
+    """Point a broken standard output to nowhere: Python flushes it once more when it ends."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # not a real file: nothing to flush
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+@click.group(cls=Program, context_settings=CONTEXT)
+@click.version_option(__version__, "-V", "--version", message="xenm2p %(version)s")
+def cli() -> None:
+    """Replay captured Xen grant-map traces through exact models of Linux's p2m code.
+
+    xenm2p says, event by event, which p2m entries change, which FOREIGN bits go on and
+    off, which page locks a block backend runs into, and what is wrong; under the kernel
+    that the trace was taken on, or under any other.
+
+    \b
+    Examples:
+      xenm2p replay trace.txt                     replay a capture
+      xenm2p replay trace.txt --kernel 3.4        ... as Linux 3.4 would do it
+      xenm2p replay trace.txt --memory p2m.txt    ... with the p2m known
+      xenm2p export -t findings -f csv trace.txt  one table, for a program
+      xenm2p convert trace.txt -o trace.xm2p      a small, quick file
+
+    \b
+    Exit status: 0 clean, 1 findings, 2 usage, 3 unreadable input or unwritable
+    output, 4 lost or salvaged data with --strict, 130 interrupted.
+    """
+
+
+def command_objects() -> Sequence[tuple[str, click.Command]]:
+    """All commands by name, loaded."""
+    context = click.Context(cli)
+    return [(name, command) for name in COMMANDS
+            if (command := cli.get_command(context, name)) is not None]

@@ -1,0 +1,252 @@
+"""The options that commands share: one decorator for each group that belongs together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from xenm2p.errors import unknown
+from xenm2p.kernels import MODELS
+
+Command = Any  # a function, or the click.Command it has become
+Option = Callable[[Command], Command]
+
+SEVERITIES = ("info", "warning", "error")  # Severity's names; importing it brings numpy
+NEVER = "never"
+
+_UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+_TIME = re.compile(r"(\d+)(?:\.(\d+))?(s|ms|us|ns)", re.ASCII)
+_EVENT = re.compile(r"\d+", re.ASCII)
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0|[1-9]\d*", re.ASCII)
+_MAX = (1 << 64) - 1
+
+
+def one_of(what: str, names: Iterable[str]) -> dict[str, Any]:
+    """Parameters of an option whose value is one of `names`, or several such values.
+
+    click.Choice would list all names at a mistake; this names the nearest.
+    """
+    known = list(names)
+
+    def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        for name in value if isinstance(value, tuple) else (value,):
+            if name is not None and name not in known:
+                raise click.BadParameter(unknown(what, name, known), ctx, param)
+        return value
+
+    return {"callback": check, "shell_complete": _complete(lambda: known)}
+
+
+def _complete(
+    names: Callable[[], Iterable[str]],
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    def complete(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+
+    return complete
+
+
+_complete_file: Any = lambda ctx, param, incomplete: [  # noqa: E731
+    CompletionItem(incomplete, type="file")]
+
+
+def trace_arguments(command: Command) -> Command:
+    """TRACE..., one or more."""
+    return click.argument("traces", metavar="TRACE...", nargs=-1, required=True,
+                          shell_complete=_complete_file)(command)
+
+
+def trace_argument(command: Command) -> Command:
+    """TRACE, one."""
+    return click.argument("trace", metavar="TRACE", shell_complete=_complete_file)(command)
+
+
+def memory_option(command: Command) -> Command:
+    """--memory."""
+    return click.option(
+        "--memory", metavar="FILE", shell_complete=_complete_file,
+        help="Add the p2m table of a dump taken on the machine (Linux's p2m as text). "
+             "Without it no frame of a capture is known to be the domain's own.")(command)
+
+
+def replay_options(command: Command) -> Command:
+    """--kernel, --traced-kernel, --memory, --assume-dio, --engine."""
+    return _all(
+        click.option(
+            "-k", "--kernel", metavar="KERNEL",
+            shell_complete=_complete(lambda: MODELS),
+            help="Replay under this kernel: a Linux version (3.4, 3.10.72, 6.1.0-9-amd64) or "
+                 f"a model ({', '.join(MODELS)}). Default: the traced kernel; "
+                 "where that is not known, local-foreign."),
+        click.option(
+            "--traced-kernel", metavar="KERNEL",
+            shell_complete=_complete(lambda: MODELS),
+            help="Kernel that the trace was taken on, in place of what the trace says."),
+        memory_option,
+        click.option(
+            "--assume-dio", is_flag=True,
+            help="Take every mapping made for user space as read by direct I/O while it "
+                 "lives: captures rarely show the I/O itself."),
+        click.option(
+            "--engine", metavar="ENGINE", default="reference", show_default=True,
+            **one_of("engine", ("vector", "reference")),
+            help="vector (quick) or reference (one event at a time; the same answers)."),
+    )(command)
+
+
+def filter_options(command: Command) -> Command:
+    """--from, --to and the filters of what is shown."""
+    return _all(
+        click.option(
+            "--from", "first", metavar="POINT", callback=_point,
+            help="Show from here on: an event number (1200), or a time with its unit "
+                 "(1.5s, 1500ms, 20us, 7ns)."),
+        click.option("--to", "last", metavar="POINT", callback=_point,
+                     help="Show up to here, this event or time included."),
+        _filter("--pfn", "pfns", "FRAME", _frames,
+                "Show what concerns this page: 0x1010, 4112 or a span 0x1000-0x10ff."),
+        _filter("--mfn", "mfns", "FRAME", _frames, "Show what concerns this machine frame."),
+        _filter("--domid", "domids", "N", _numbers, "Show events of this other domain."),
+        _filter("--ref", "refs", "N", _numbers, "Show events of this grant reference."),
+        _filter("--task", "tasks", "NAME", None, "Show events of this task, as NAME-PID."),
+        _filter("--cpu", "cpus", "N", _numbers, "Show events of this processor."),
+        _filter("--kind", "kinds", "KIND", _kinds,
+                "Show events of this kind: map, unmap, lock_page and so on."),
+    )(command)
+
+
+def format_option(formats: Iterable[str], default: str) -> Option:
+    """-f/--format."""
+    formats = tuple(formats)
+    return click.option(
+        "-f", "--format", "format_", metavar="FORMAT", default=default, show_default=True,
+        **one_of("format", formats), help=f"One of {', '.join(formats)}.")
+
+
+def output_options(command: Command) -> Command:
+    """-o/--output and --force."""
+    return _all(
+        click.option("-o", "--output", metavar="FILE", default="-",
+                     shell_complete=_complete_file,
+                     help="Write to FILE, whole or not at all. Default: standard output."),
+        click.option("--force", is_flag=True, help="Overwrite FILE if it exists."),
+    )(command)
+
+
+def fail_on_option(command: Command) -> Command:
+    """--fail-on."""
+    return click.option(
+        "--fail-on", metavar="SEVERITY", default="error", show_default=True,
+        **one_of("severity", (*SEVERITIES, NEVER)),
+        help="Exit with 1 for findings of at least this severity: info, warning, error; or "
+             "never.")(command)
+
+
+def run_options(command: Command) -> Command:
+    """--strict, -q, --progress."""
+    return _all(
+        strict_option,
+        quiet_option,
+        click.option("--progress/--no-progress", default=True,
+                     help="Show a bar on standard error where that is a terminal (default)."),
+    )(command)
+
+
+def strict_option(command: Command) -> Command:
+    """--strict."""
+    return click.option(
+        "--strict", is_flag=True,
+        help="Exit with 4 if the tracer lost events or a damaged file was salvaged.")(command)
+
+
+def quiet_option(command: Command) -> Command:
+    """-q."""
+    return click.option("-q", "--quiet", is_flag=True,
+                        help="Say nothing but errors.")(command)
+
+
+def _all(*options: Option) -> Option:
+    """Several option decorators as one; --help lists them in the order given."""
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _filter(
+    flag: str, name: str, metavar: str, callback: Callable[..., Any] | None, help: str
+) -> Option:
+    extra: dict[str, Any] = {}
+    if flag == "--kind":
+        extra["shell_complete"] = _complete(_kind_names)
+    return click.option(flag, name, metavar=metavar, multiple=True, callback=callback,
+                        help=help + " Repeatable.", **extra)
+
+
+def parse_point(text: str) -> tuple[int, bool] | None:
+    """An event number or a time: (number, False) or (nanoseconds, True); None: neither.
+
+    A time finer than a nanosecond is none.
+    """
+    if _EVENT.fullmatch(text):
+        return int(text), False
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return None
+    whole, fraction, unit = match[1], (match[2] or "").rstrip("0"), _UNITS[match[3]]
+    scaled = int(whole + fraction) * unit
+    return None if scaled % 10 ** len(fraction) else (scaled // 10 ** len(fraction), True)
+
+
+def _point(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    if value is None:
+        return None
+    point = parse_point(value) if len(value) <= 40 else None
+    if point is None or point[0] >= 1 << 63:
+        raise click.BadParameter(
+            f"'{value}' is neither an event number (1200) nor a time with its unit "
+            "(1.5s, 1500ms, 20us, 7ns)", ctx, param)
+    return point
+
+
+def _number(ctx: click.Context, param: click.Parameter, text: str) -> int:
+    if len(text) <= 40 and _NUMBER.fullmatch(text) and int(text, 0) <= _MAX:
+        return int(text, 0)
+    raise click.BadParameter(f"'{text}' is not a decimal or 0x number", ctx, param)
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:
+    return tuple(_number(ctx, param, text) for text in value)
+
+
+def _frames(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:
+    spans = []
+    for text in value:
+        first, dash, last = text.partition("-")
+        span = (_number(ctx, param, first), _number(ctx, param, last if dash else first))
+        if span[1] < span[0]:
+            raise click.BadParameter(f"'{text}' ends before it begins", ctx, param)
+        spans.append(span)
+    return tuple(spans)
+
+
+def _kind_names() -> list[str]:
+    from xenm2p.trace import KINDS  # brings numpy, which --help has no use for
+
+    return list(KINDS)
+
+
+def _kinds(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:
+    known = _kind_names() if value else []
+    for name in value:
+        if name not in known:
+            raise click.BadParameter(unknown("event kind", name, known), ctx, param)
+    return value

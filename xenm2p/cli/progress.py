@@ -1,0 +1,52 @@
+"""A progress bar on standard error: only on a terminal, only when it takes a while."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+from xenm2p.engine.replay import Segment
+
+_PATIENCE = 1.0  # seconds before a bar is shown at all
+_INTERVAL = 0.1  # seconds between two drawings of it
+_WIDTH = 30
+
+
+def with_progress(
+    segments: Iterator[Segment], length: int | None, *, wanted: bool,
+    stream: TextIO | None = None,
+) -> Iterator[Segment]:
+    """The segments, drawing on `stream` (standard error) how far they are.
+
+    `length` is the number of events that will come, None where nobody knows.
+    """
+    stream = stream or sys.stderr
+    if not (wanted and stream.isatty()):
+        yield from segments
+        return
+    next_time = time.monotonic() + _PATIENCE
+    done, drawn = 0, False
+    try:
+        for segment in segments:
+            done += len(segment.events)
+            if time.monotonic() >= next_time:
+                stream.write("\r" + progress_line(done, length))
+                stream.flush()
+                drawn = True
+                next_time = time.monotonic() + _INTERVAL
+            yield segment
+    finally:
+        if drawn:
+            stream.write("\r\x1b[K")
+            stream.flush()
+
+
+def progress_line(done: int, length: int | None) -> str:
+    """``[######----] 40% 4,000 of 10,000 events``; without a length only the count."""
+    if not length:
+        return f"{done:,} events"
+    filled = min(_WIDTH, done * _WIDTH // length)
+    bar = "#" * filled + "-" * (_WIDTH - filled)
+    return f"[{bar}] {min(100, done * 100 // length)}% {done:,} of {length:,} events"

@@ -1,0 +1,153 @@
+"""A session: one trace opened, its kernel model chosen, and replayed segment by segment."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from xenm2p.cli.progress import with_progress
+from xenm2p.engine.replay import Fact, Options, Segment
+from xenm2p.errors import EXIT_LOSSY, UsageError
+from xenm2p.formats.detect import read_trace
+from xenm2p.kernels import DEFAULT_MODEL, KernelModel, model_for
+from xenm2p.report.fields import SCHEMA
+from xenm2p.report.overview import Heading
+from xenm2p.report.selection import Point, Selection
+from xenm2p.trace import Trace
+
+Engine = Callable[[Trace, KernelModel, Options], Iterator[Segment]]
+
+
+@dataclass(slots=True)
+class ReplayRequest:
+    """What the shared options of `options.replay_options` and `run_options` asked for."""
+
+    kernel: str | None
+    traced_kernel: str | None
+    memory: str | None
+    assume_dio: bool
+    engine: str
+    strict: bool
+    quiet: bool
+    progress: bool
+
+    def arguments(self) -> list[str]:
+        """The options that make the replay, for a command that shall make the same one."""
+        given = []
+        for flag, value in (("--kernel", self.kernel), ("--traced-kernel", self.traced_kernel),
+                            ("--memory", self.memory)):
+            if value is not None:
+                given += [flag, value]
+        return given + ["--assume-dio"] * self.assume_dio
+
+
+@dataclass(slots=True)
+class Session:
+    """One trace on its way through an engine.
+
+    `lossy` becomes true when events were lost or salvaged, at the latest with the last
+    segment.
+    """
+
+    request: ReplayRequest
+    heading: Heading
+    trace: Trace
+    selection: Selection
+    lossy: bool = field(default=False)
+
+    def segments(self, *, details: bool) -> Iterator[Segment]:
+        """The replay; the selection has observed each segment that comes out."""
+        options = Options(assume_dio=self.request.assume_dio, details=details,
+                          judge_writes=self.heading.judged)
+        segments = engine_named(self.request.engine)(self.trace, self.heading.model, options)
+        wanted = self.request.progress and not self.request.quiet
+        for segment in with_progress(segments, self.trace.length, wanted=wanted):
+            self.selection.observe(segment, self.trace)
+            has_loss = bool((segment.facts.fact == Fact.LOST_EVENTS).any())
+            self.lossy = self.lossy or has_loss or segment.counts.lost > 0
+            yield segment
+
+    def header(self, table: str) -> dict[str, Any]:
+        """The header object of a machine-readable table."""
+        return {"schema": SCHEMA, "table": table, "kernel": self.heading.model.name,
+                "trace": self.heading.name}
+
+    def exit_status(self, otherwise: int) -> int:
+        """EXIT_LOSSY where --strict asks for it, else `otherwise`."""
+        return EXIT_LOSSY if self.request.strict and self.lossy else otherwise
+
+
+def open_session(name: str, request: ReplayRequest, selection: Selection) -> Session:
+    """Open a trace and choose its model. Raises InputError, UsageError."""
+    # A wrong kernel is told before a large trace is read.
+    for text in (request.kernel, request.traced_kernel):
+        if text is not None:
+            model_for(text)
+    trace = read_trace(name, memory=request.memory)
+    return Session(request, heading_of(name, trace, request), trace, selection)
+
+
+def heading_of(name: str, trace: Trace, request: ReplayRequest) -> Heading:
+    """Which model the trace is replayed under, and why.
+
+    Writes seen on the machine are judged only under the model of the kernel that made
+    them; where that kernel is not known they are not judged at all.
+    """
+    traced = request.traced_kernel or trace.kernel
+    traced_model = None if traced is None else _model_of_trace(name, traced)
+    if request.kernel is not None:
+        model, kernel_from = model_for(request.kernel), f"from --kernel {request.kernel}"
+    elif traced_model is not None:
+        source = "--traced-kernel" if request.traced_kernel else "the trace"
+        model, kernel_from = traced_model, f"from {source}: {traced}"
+    else:
+        model = DEFAULT_MODEL
+        kernel_from = "the default: neither the trace nor --kernel names a kernel"
+    return Heading(
+        name=name, model=model, kernel_from=kernel_from, traced_kernel=traced,
+        what_if=traced_model is not None and traced_model != model,
+        judged=traced_model == model)
+
+
+def _model_of_trace(name: str, kernel: str) -> KernelModel:
+    try:
+        return model_for(kernel)
+    except UsageError as error:
+        raise UsageError(f"{name}: the traced {error}; --traced-kernel overrides it") from None
+
+
+def engine_named(name: str) -> Engine:
+    """The replay function of an engine."""
+    replay: Engine = importlib.import_module(f"xenm2p.engine.{name}").replay
+    return replay
+
+
+def request_of(parameters: dict[str, Any]) -> ReplayRequest:
+    """Take the parameters of `options.replay_options` and `run_options` out of all of them."""
+    return ReplayRequest(**{name.name: parameters.pop(name.name)
+                            for name in fields(ReplayRequest)})
+
+
+def selection_of(chosen: dict[str, Any]) -> Selection:
+    """The selection from the parameters of `options.filter_options`."""
+    first, last = chosen.pop("first"), chosen.pop("last")
+    return Selection(first=Point(*first) if first else None,
+                     last=Point(*last) if last else None, **chosen)
+
+
+def command_line(*words: str) -> list[str]:
+    """A command as a user would type it, in lines of at most 68 characters."""
+    lines = [""]
+    for word in map(shlex.quote, words):
+        joined = f"{lines[-1]} {word}".strip()
+        if len(joined) > 66 and lines[-1]:
+            lines[-1] += " \\"
+            joined = f"    {word}"
+        if lines[-1].endswith(" \\"):
+            lines.append(joined)
+        else:
+            lines[-1] = joined
+    return lines
