@@ -98,14 +98,15 @@ def _ballooning(site: Site, draws: Draws, events: int) -> Iterator[Events]:
 
     def has_exchange(number: I64) -> NDArray[np.bool_]:
         rounds, block = round_and_block(number)
-        takes_turn: NDArray[np.bool_] = (rounds + block) % 2 == 0
-        return takes_turn & (number % rings.block == 0) & pairs
+        is_first = number % rings.block == 0
+        exchange: NDArray[np.bool_] = is_first & ((rounds + block) % 2 == 0) & pairs
+        return exchange
 
     def is_exchanged(number: I64) -> NDArray[np.bool_]:
         rounds, block = round_and_block(number)
         exchanges = (rounds + 2 - block % 2) // 2
-        is_odd: NDArray[np.bool_] = exchanges % 2 == 1
-        return is_odd & pairs
+        is_odd: NDArray[np.bool_] = (exchanges % 2 == 1) & pairs
+        return is_odd
 
     def frame_place(number: I64) -> I64:
         return mixed(draws, "frame", number, rings.block) ^ is_exchanged(number)
