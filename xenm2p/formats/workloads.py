@@ -152,7 +152,7 @@ def _locks(site: Site, draws: Draws, events: int) -> Iterator[Events]:
         page = site.frontend(locked.frame)
         unlock = np.where(
             is_released_early,
-            order(locked.unmap_step, USED, locked.map_place),
+            order(locked.unmap_step, USED, locked.number),
             order(locked.unmap_step, UNLOCK, locked.unmap_place))
         return [
             *site.mapped_and_unmapped(shares),

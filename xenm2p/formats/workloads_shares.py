@@ -24,7 +24,9 @@ CHUNK = 1 << 16
 MAP_CALL = 11  # pages of one blkfront request, BLKIF_MAX_SEGMENTS_PER_REQUEST
 UNMAP_CALL = 32
 _BLOCK = 16
-_STEPS_PER_BATCH = 1 << 13
+STEPS_PER_BATCH = 1 << 13
+_PHASES = 1 << 4
+_PLACES = 1 << 20
 
 # The order of events inside one step.
 (BALLOON_OUT, BALLOON_IN, LOCK, GRANT, MAP, MAPPED, USE, USED, UNMAP, UNMAPPED, REPAIR,
@@ -162,8 +164,12 @@ class Part:
 
 
 def order(step: I64, phase: int, place: I64) -> I64:
-    """The sort key of events: by step, then phase, then place in the call (below 64)."""
-    return (step * 16 + phase) * 64 + place
+    """The sort key of events: by step, then phase, then place.
+
+    A place in a call, or the share's number where shares of several calls meet in one
+    phase: live shares then have different places (unless a million of them are live).
+    """
+    return (step * _PHASES + phase) * _PLACES + place % _PLACES
 
 
 # What the shares of a workload do: their events, and how many events each of them has.
@@ -212,7 +218,7 @@ def share_events(
     pending: list[Part] = []
     budget, done = events, False
     longest_lag, spread, block = rings.longest_lag, rings.lag_spread, rings.block
-    steps_per_batch = max(_STEPS_PER_BATCH, rings.pages // rings.map_call)
+    steps_per_batch = max(STEPS_PER_BATCH, rings.pages // rings.map_call)
     while not done:
         step = np.arange(clock.step, clock.step + steps_per_batch)
         mapped = clock.mapped + np.cumsum(1 + draws.below("call", rings.map_call, step))
@@ -275,7 +281,7 @@ def _settled(pending: list[Part], horizon: int | None) -> tuple[Events, list[Par
     events = Events.concat([part.events for part in pending])
     if horizon is None:
         return events.rows(np.argsort(key, kind="stable")), []
-    is_settled = key < horizon * 16 * 64
+    is_settled = key < horizon * _PHASES * _PLACES
     order_of = np.flatnonzero(is_settled)
     order_of = order_of[np.argsort(key[order_of], kind="stable")]
     return events.rows(order_of), [Part(key[~is_settled], events.rows(~is_settled))]

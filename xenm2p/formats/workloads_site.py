@@ -126,7 +126,7 @@ class Site:
         """The order of one event of each share at some time while it is mapped."""
         steps = shares.unmap_step - shares.map_step + 1
         step = shares.map_step + draws.below(stream, steps, shares.number)
-        return order(step, USE, shares.map_place)
+        return order(step, USE, shares.number)
 
 
 def _rounded_up(frame: int) -> int:
