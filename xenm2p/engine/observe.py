@@ -87,7 +87,7 @@ class Observer:
     failed_map: dict[int, int] = field(default_factory=dict)  # pfn -> event
     writes_seen: bool = False
     unwritten: dict[int, Unwritten] = field(default_factory=dict)  # by pfn
-    last_of_task: dict[int, Event] = field(default_factory=dict)
+    last_of_task: dict[int, tuple[int, int]] = field(default_factory=dict)  # number, call
     last_on_cpu: dict[int, int] = field(default_factory=dict)
     last_loss: int = NO_EVENT
     anchored: dict[int, int] = field(default_factory=dict)  # pfn -> p2m_write that agreed
@@ -134,7 +134,7 @@ class Observer:
         self._aliases(event, shares)
         self._locks(event, outcome, shares)
         if event.task >= 0:
-            self.last_of_task[event.task] = event
+            self.last_of_task[event.task] = (event.number, event.call)
         if event.cpu >= 0:
             self.last_on_cpu[event.cpu] = event.number
         self.last_time = event.time
@@ -371,9 +371,9 @@ class Observer:
         """The trace ends: decide what is open."""
         self.now = []
         for pfn, change in sorted(self.unwritten.items()):
-            last = self.last_of_task.get(change.event.task, change.event)
-            same_call = change.event.call == last.call != NO_CALL
-            if last.number > change.event.number and not same_call:
+            last, call = self.last_of_task.get(change.event.task, (NO_EVENT, NO_CALL))
+            same_call = change.event.call == call != NO_CALL
+            if last > change.event.number and not same_call:
                 self._never_written(pfn, change)
         live = sorted(self.machine.shares.values(), key=lambda share: share.map_event)
         for share in live:
@@ -407,6 +407,11 @@ class Observer:
         self.rows = Rows()
         watch.lock_rows, watch.collision_rows = [], []
         return made
+
+    def closing_segment(self, number: int) -> Segment:
+        """The segment that closes what is open after the last event."""
+        nothing = np.zeros(0, np.uint8)
+        return self.segment(number, Events.from_columns(0), nothing, nothing, last=True)
 
 
 def _share_row(share: Share, event: int, time: int, ending: Ending) -> tuple[Any, ...]:

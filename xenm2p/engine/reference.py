@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
-
 from xenm2p.engine.memory import entry_in, m2p_rows, p2m_rows
 from xenm2p.engine.observe import Observer
 from xenm2p.engine.replay import Options, Segment
-from xenm2p.engine.rules import Entries, Event, Machine, step
+from xenm2p.engine.rules import Entries, Machine
+from xenm2p.engine.scalar import replay_chunk
 from xenm2p.kernels import KernelModel
-from xenm2p.trace import Events, Trace
+from xenm2p.trace import Trace
 
 
 def replay(
@@ -35,22 +34,7 @@ def replay(
     observer = Observer(machine, trace.domain, options)
     number = 0
     for chunk in trace.chunks():
-        results = np.zeros(len(chunk), np.uint8)
-        warnings = np.zeros(len(chunk), np.uint8)
-        first = number
-        for event in _rows(chunk, first):
-            outcome = step(machine, event)
-            results[number - first] = outcome.result
-            warnings[number - first] = outcome.warnings
-            observer.observe(event, outcome)
-            number += 1
-        yield observer.segment(first, chunk, results, warnings)
+        yield replay_chunk(observer, chunk, number)
+        number += len(chunk)
     observer.finish()
-    nothing = np.zeros(0, np.uint8)
-    yield observer.segment(number, Events.from_columns(0), nothing, nothing, last=True)
-
-
-def _rows(chunk: Events, first: int) -> Iterator[Event]:
-    columns = [column.tolist() for column in chunk.columns().values()]
-    for i, (time, kind, pfn, mfn, user, *rest) in enumerate(zip(*columns, strict=True)):
-        yield Event(first + i, time, kind, pfn, mfn, bool(user), *rest)
+    yield observer.closing_segment(number)

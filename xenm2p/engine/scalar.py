@@ -1,0 +1,207 @@
+"""Chunks that the vector engine leaves to the rules: from the tables to a machine and back.
+
+While chunk after chunk is left to the rules the machine stays as it is; it goes back into
+the tables only when a chunk can be taken by the vector engine again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from xenm2p.engine.observe import Observer, Unwritten
+from xenm2p.engine.replay import NO_EVENT, Segment
+from xenm2p.engine.rules import Entries, Event, Machine, Page, Share, step
+from xenm2p.engine.tables import Tables
+from xenm2p.kernels import KernelModel
+from xenm2p.trace import FOREIGN, INVALID, Events, Kind, is_foreign
+
+
+class Pages(defaultdict[int, Page]):
+    """Struct pages, taken out of the tables when first asked for."""
+
+    def __init__(self, tables: Tables):
+        super().__init__(Page)
+        self.tables = tables
+
+    def __missing__(self, pfn: int) -> Page:
+        slot = int(self.tables.pages.find(np.array([pfn], np.uint64))[0])
+        page = Page()
+        if slot:
+            page = _page(self.tables, slot)
+        self[pfn] = page
+        return page
+
+
+def events_of(chunk: Events, first: int) -> Iterator[Event]:
+    """The rows of a chunk as `Event`s, numbered from `first`."""
+    columns = [column.tolist() for column in chunk.columns().values()]
+    for i, (time, kind, pfn, mfn, user, *rest) in enumerate(zip(*columns, strict=True)):
+        yield Event(first + i, time, kind, pfn, mfn, bool(user), *rest)
+
+
+def replay_chunk(observer: Observer, chunk: Events, first: int) -> Segment:
+    """One chunk by the rules, event by event."""
+    results = np.zeros(len(chunk), np.uint8)
+    warnings = np.zeros(len(chunk), np.uint8)
+    for event in events_of(chunk, first):
+        outcome = step(observer.machine, event)
+        results[event.number - first] = outcome.result
+        warnings[event.number - first] = outcome.warnings
+        observer.observe(event, outcome)
+    return observer.segment(first, chunk, results, warnings)
+
+
+def _page(tables: Tables, slot: int) -> Page:
+    column = tables.pages.column
+    bucket = int(column["bucket"][slot])
+    return Page(
+        private=bool(column["private"][slot]),
+        private_mfn=int(column["private_mfn"][slot]),
+        index=int(column["index"][slot]),
+        bucket=None if bucket < 0 else bucket,
+        map_user=bool(column["map_user"][slot]),
+    )
+
+
+def take_out(tables: Tables, model: KernelModel, observer: Observer) -> None:
+    """Give `observer` a machine that holds what the tables hold."""
+
+    def p2m(pfn: int) -> int:
+        if pfn == INVALID:
+            return INVALID
+        return int(tables.pages.column["p2m"][tables.page_slots(np.array([pfn], np.uint64))[0]])
+
+    def m2p(mfn: int) -> int:
+        if mfn == INVALID:
+            return INVALID
+        frame = tables.frame_slots(np.array([mfn], np.uint64))[0]
+        return int(tables.frames.column["m2p"][frame])
+
+    machine = Machine(model, Entries(p2m), Entries(m2p), Pages(tables))
+    machine.failed_calls = observer.machine.failed_calls
+    observer.machine = machine
+    column = tables.pages.column
+    used = tables.pages.used
+    listed = np.flatnonzero(column["bucket"][:used] >= 0)
+    newest_first = listed[np.argsort(-column["listed_at"][listed], kind="stable")]
+    for bucket, pfn in zip(column["bucket"][newest_first].tolist(),
+                           column["pfn"][newest_first].tolist(), strict=True):
+        machine.overrides.setdefault(bucket, []).append(pfn)
+        machine.pages[pfn]
+    names = ("map_event", "mfn", "pfn", "domid", "ref", "handle", "user", "first_time",
+             "listed", "resolvable", "aliased")
+    live = tables.live()
+    live = live[np.argsort(column["map_event"][live], kind="stable")]
+    for values in zip(*(column[name][live].tolist() for name in names), strict=True):
+        machine.begin_share(Share(*values))
+    for window in observer.watch.undecided:
+        window.share = machine.shares[window.share.pfn]
+    observer.last_handle = _sparse(tables, "last_handle")
+    observer.failed_map = _sparse(tables, "failed_map")
+    observer.anchored = _sparse(tables, "anchored")
+    observer.unwritten = {}
+    waiting = np.flatnonzero(column["unwritten"][:used] != NO_EVENT)
+    for slot in waiting.tolist():
+        event = Event(
+            int(column["unwritten"][slot]), 0, int(Kind.MAP), int(column["pfn"][slot]), INVALID,
+            False, 0, 0, 0, 0, int(column["unwritten_call"][slot]), 0,
+            int(column["unwritten_task"][slot]),
+        )
+        observer.unwritten[int(column["pfn"][slot])] = Unwritten(
+            event, int(column["unwritten_old"][slot]), int(column["unwritten_new"][slot]))
+
+
+def _sparse(tables: Tables, name: str) -> dict[int, int]:
+    column = tables.pages.column
+    absent = tables.pages.specs[name][1]
+    slots = np.flatnonzero(column[name][: tables.pages.used] != absent)
+    return dict(zip(column["pfn"][slots].tolist(), column[name][slots].tolist(), strict=True))
+
+
+def put_back(tables: Tables, observer: Observer) -> None:
+    """Write what the machine and the observer hold into the tables."""
+    machine = observer.machine
+    written = np.array([*machine.p2m, *machine.pages, *machine.shares, *observer.anchored,
+                        *observer.last_handle, *observer.failed_map], np.uint64)
+    written = np.unique(written[written != np.uint64(INVALID)])
+    slots = dict(zip(written.tolist(), tables.page_slots(written).tolist(), strict=True))
+    column = tables.pages.column
+    for pfn, entry in machine.p2m.items():
+        if pfn != INVALID:
+            column["p2m"][slots[pfn]] = entry
+    for pfn, page in machine.pages.items():
+        if pfn == INVALID:
+            continue
+        slot = slots[pfn]
+        column["private"][slot] = page.private
+        column["private_mfn"][slot] = page.private_mfn
+        column["index"][slot] = page.index
+        column["map_user"][slot] = page.map_user
+        column["bucket"][slot] = -1 if page.bucket is None else page.bucket
+    order = 0
+    for newest_first in machine.overrides.values():
+        for pfn in reversed(newest_first):
+            order += 1
+            column["listed_at"][slots[pfn]] = order - (1 << 62)
+    _put_back_frames(tables, machine)
+    _put_back_shares(tables, machine, slots)
+    for name, values in (("last_handle", observer.last_handle),
+                         ("failed_map", observer.failed_map), ("anchored", observer.anchored)):
+        column[name][: tables.pages.used] = tables.pages.specs[name][1]
+        for pfn, value in values.items():
+            column[name][slots[pfn]] = value
+    column["unwritten"][: tables.pages.used] = NO_EVENT
+    for pfn, change in observer.unwritten.items():
+        slot = int(tables.page_slots(np.array([pfn], np.uint64))[0])
+        column["unwritten"][slot] = change.event.number
+        column["unwritten_old"][slot] = change.old
+        column["unwritten_new"][slot] = change.new
+        column["unwritten_task"][slot] = change.event.task
+        column["unwritten_call"][slot] = change.event.call
+    _judge_pages(tables, machine, slots)
+
+
+def _put_back_frames(tables: Tables, machine: Machine) -> None:
+    mfns = np.array([mfn for mfn in machine.m2p if mfn != INVALID], np.uint64)
+    frames = tables.frame_slots(mfns)
+    tables.set_m2p(frames, np.array([machine.m2p[m] for m in mfns.tolist()], np.uint64))
+
+
+def _put_back_shares(tables: Tables, machine: Machine, slots: dict[int, int]) -> None:
+    column, frame_column = tables.pages.column, tables.frames.column
+    column["map_event"][: tables.pages.used] = NO_EVENT
+    frame_column["live"][: tables.frames.used] = 0
+    frame_column["listed"][: tables.frames.used] = 0
+    shares = list(machine.shares.values())
+    at = np.array([slots[share.pfn] for share in shares], np.int64)
+    for name in ("map_event", "mfn", "domid", "ref", "handle", "user", "first_time", "listed",
+                 "resolvable", "aliased"):
+        values = [getattr(share, name) for share in shares]
+        column[name][at] = np.array(values, column[name].dtype)
+    mfns = np.array([share.mfn for share in shares], np.uint64)
+    column["frame"][at] = frames = tables.frame_slots(mfns)
+    frame_column = tables.frames.column
+    np.add.at(frame_column["live"], frames, 1)
+    np.add.at(frame_column["listed"], frames, column["listed"][at].astype(np.int32))
+
+
+def _judge_pages(tables: Tables, machine: Machine, slots: dict[int, int]) -> None:
+    """Say of each page whether it is plainly unmapped or plainly mapped, or odd."""
+    model = machine.model
+    column = tables.pages.column
+    for pfn, slot in slots.items():
+        page, share, entry = machine.pages[pfn], machine.shares.get(pfn), machine.p2m[pfn]
+        if share is None:
+            plain = not is_foreign(entry) and page.bucket is None and not page.private
+        elif model.overrides:
+            plain = (
+                entry == share.mfn | FOREIGN and page.private and page.private_mfn == share.mfn
+                and (page.bucket is not None) == share.listed and not is_foreign(page.index)
+                and page.map_user == share.user and share.mfn != INVALID
+            )
+        else:
+            plain = entry == share.mfn | FOREIGN
+        column["odd"][slot] = not plain
