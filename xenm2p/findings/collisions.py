@@ -66,9 +66,9 @@ def _collision(row: Row, context: Context) -> str:
         return f"{lock}: {read} {'deadlocks' if row.value != NO_EVENT else 'would deadlock'}"
     if row.verdict == Verdict.CONTENTION:
         waits = "waits" if row.value != NO_EVENT else "would wait"
-        return f"{lock}: {read} {waits} for its release"
+        return f"{lock}: {read} {waits} for it"
     if row.verdict == Verdict.PRONE:
-        return f"{lock}: {read} would {'deadlock' if row.spans else 'wait for its release'}"
+        return f"{lock}: {read} would {'deadlock' if row.spans else 'wait for it'}"
     return f"{lock}: {read} may meet it"
 
 
@@ -77,10 +77,10 @@ def _collision_proof(row: Row) -> list[int]:
 
 
 def _gup_fast_hazard(row: Row, context: Context) -> str:
-    asked = (f"mfn_to_pfn of frame {format_frame(row.mfn)}" if row.kind == Kind.LOOKUP
+    asked = (f"mfn_to_pfn of {format_frame(row.mfn)}" if row.kind == Kind.LOOKUP
              else "get_user_pages_fast")
-    return (f"{asked} answers backend {page(row.old)}, not frontend {page(row.pfn)}, "
-            f"by {share_of(row.other)}")
+    return (f"{asked} answers backend {page(row.old)}, not frontend {page(row.pfn)} "
+            f"({share_of(row.other)})")
 
 
 RULES = (

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result, Segment
+from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result, Segment, Side
 from xenm2p.findings.catalogue import RULE_BY_NUMBER, rules_needing_event, severity_under
 from xenm2p.findings.collisions import LOCK_COLLISION, findings_of_collisions
 from xenm2p.findings.lifetime import LEAKED_SHARE, findings_of_leaks
 from xenm2p.findings.rule import Context, Findings, Row, Rule, Severity
 from xenm2p.findings.sequence import DOUBLE_MAP
 from xenm2p.kernels import KernelModel
-from xenm2p.trace import I64, U64, Column, Events, Kind
+from xenm2p.trace import I64, U64, Column, Kind
 
-UNSURE = " (unsure: events were lost before it)"
+UNSURE = " (unsure: events were lost)"
 
 
 def findings_of(segment: Segment, model: KernelModel) -> Findings:
@@ -42,7 +42,7 @@ def findings_by_source(
     """
     facts = segment.facts
     is_leak = facts.fact == LEAKED_SHARE
-    leaks = Findings.from_columns(0)
+    leaks = Findings.of([])
     if is_leak.any():
         leaks = findings_of_leaks(facts.rows(is_leak), segment.shares)
         facts = facts.rows(~is_leak)
@@ -94,9 +94,18 @@ def _deciding_events(findings: Findings, segment: Segment, end: int) -> I64:
         return np.full(len(findings), end, np.int64)
     if rule == LOCK_COLLISION:
         return _ends_of_collisions(segment)
+    decided = findings.event.copy()
+    # That a change was never written is known when the model's next one of the page comes.
     is_unwritten = (findings.rule == Fact.MODEL_MISMATCH) & (findings.value == 1)
-    decided = np.where(is_unwritten, np.maximum(findings.other, findings.event), findings.event)
-    return np.asarray(np.maximum.accumulate(decided), np.int64)
+    if is_unwritten.any():
+        changes = segment.transitions
+        changes = changes.rows(changes.side != Side.WRITE)
+        next_change = _next_of_page(
+            changes.event, changes.pfn, findings.pfn[is_unwritten], decided[is_unwritten],
+            segment)
+        is_known = next_change < end  # not where the replay left out the details
+        decided[is_unwritten] = np.where(is_known, next_change, decided[is_unwritten])
+    return np.maximum.accumulate(decided)
 
 
 def _ends_of_collisions(segment: Segment) -> I64:
@@ -107,27 +116,32 @@ def _ends_of_collisions(segment: Segment) -> I64:
     be in an earlier one.
     """
     events, collisions = segment.events, segment.collisions
+    number = segment.first_event + np.arange(len(events))
     ends_holding = (events.kind == Kind.LOCK_PAGE) | (events.kind == Kind.UNLOCK_PAGE)
     ends_share = (events.kind <= Kind.UNMAP) & (segment.result == Result.OK)
-    first = segment.first_event
     released = _next_of_page(
-        events, ends_holding, collisions.pfn, collisions.lock_event - first)
+        number[ends_holding], events.pfn[ends_holding], collisions.pfn,
+        collisions.lock_event, segment)
     ended = _next_of_page(
-        events, ends_share, collisions.backend_pfn, collisions.map_event - first)
-    return first + np.minimum(released, ended)
+        number[ends_share], events.pfn[ends_share], collisions.backend_pfn,
+        collisions.map_event, segment)
+    return np.minimum(released, ended)
 
 
-def _next_of_page(events: Events, mask: Column, pfn: U64, after: I64) -> I64:
-    """For each pfn its first row of `events` under `mask` after row `after`, else their end."""
+def _next_of_page(event: I64, page: U64, pfn: U64, after: I64, segment: Segment) -> I64:
+    """For each `pfn` the first `event` on that page later than `after`, else the end.
+
+    `event` and `page` are of one length and lie in the segment, `pfn` and `after` of another.
+    """
+    first, stride = segment.first_event, len(segment.events) + 1
     pages = np.unique(pfn)
-    rows = np.flatnonzero(mask & np.isin(events.pfn, pages))
-    stride = len(events) + 1  # page, then row, as one number to search for
-    keys = np.searchsorted(pages, events.pfn[rows]) * stride + rows
+    is_asked = np.isin(page, pages)
+    # Page and event as one number, so that one binary search finds both.
+    keys = np.searchsorted(pages, page[is_asked]) * stride + event[is_asked] - first
     keys = np.append(np.sort(keys), len(pages) * stride)
-    page = np.searchsorted(pages, pfn)
-    found = keys[np.searchsorted(keys, page * stride + np.maximum(after + 1, 0))]
-    is_of_page = found // stride == page
-    return np.asarray(np.where(is_of_page, found % stride, len(events)), np.int64)
+    at = np.searchsorted(pages, pfn)
+    found = keys[np.searchsorted(keys, at * stride + np.maximum(after + 1 - first, 0))]
+    return np.asarray(first + np.where(found // stride == at, found % stride, stride - 1))
 
 
 def rule_of(findings: Findings, row: int) -> Rule:
@@ -146,3 +160,10 @@ def proving_events(findings: Findings, row: int) -> list[int]:
     """The numbers of the events that prove one finding, ascending."""
     proof = rule_of(findings, row).proof(Row(findings, row))
     return sorted({event for event in proof if event != NO_EVENT})
+
+
+def entries_of(findings: Findings, row: int) -> tuple[int | None, int | None]:
+    """The p2m entry before and after that one finding is about, None where it has none."""
+    entries = rule_of(findings, row).entries
+    cells = Row(findings, row)
+    return (cells.old if "old" in entries else None, cells.new if "new" in entries else None)

@@ -28,7 +28,7 @@ def findings_of_leaks(facts: Facts, shares: Shares) -> Findings:
     without a grant reference are one row for each (domid, mfn).
     """
     if not len(facts):
-        return Findings.from_columns(0)
+        return Findings.of([])
     facts = facts.rows(np.argsort(facts.event, kind="stable"))
     domid = np.full(len(facts), NO_DOMID, np.uint16)
     ref = np.full(len(facts), NO_REF, np.uint32)
@@ -82,10 +82,10 @@ def _leaked_share(row: Row, context: Context) -> str:
     else:
         what = f"frame {format_frame(row.mfn)}"
         what += "" if row.domid == NO_DOMID else f" of domain {row.domid}"
-    age = format_duration(row.value)
+    since = f"since event {row.event} ({format_duration(row.value)})"
     if len(row.maps) == 1:
-        return f"{what} is still mapped at {page(row.pfn)} at the end, since {age}"
-    return f"{what} still has {len(row.maps)} shares at the end, the oldest since {age}"
+        return f"{what} is still mapped at {page(row.pfn)} at the end, {since}"
+    return f"{what} still has {len(row.maps)} shares at the end, the oldest {since}"
 
 
 def _ended_in_use(row: Row, context: Context) -> str:
@@ -100,7 +100,7 @@ def _handle(row: Row, context: Context) -> str:
     told = f"unmap of {page(row.pfn)} with handle {row.value}"
     if row.other == NO_EVENT:
         return f"{told}: no share there has it"
-    return f"{told}, which {share_of(row.other)} there does not have"
+    return f"{told}, which the {share_of(row.other)} there does not have"
 
 
 def _unmap_in_flight(row: Row, context: Context) -> str:

@@ -179,5 +179,5 @@ def grant(domid: int, ref: int) -> str:
 
 
 def share_of(event: int) -> str:
-    """``the share of event 13``, or what is known of a share from before the trace."""
-    return "a share from before the trace" if event == NO_EVENT else f"the share of event {event}"
+    """``share of event 13``, or what is known of a share whose map was not seen."""
+    return "share from before the trace" if event == NO_EVENT else f"share of event {event}"

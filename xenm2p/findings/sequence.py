@@ -13,8 +13,8 @@ DOUBLE_MAP = 301
 def _double_map(row: Row, context: Context) -> str:
     told = f"map of frame {format_frame(row.mfn)} over {page(row.pfn)}"
     if row.result == Result.SKIP_LIST:
-        return f"{told}, where {share_of(row.other)} lives; left out"
-    return f"{told}: {share_of(row.other)} is replaced and never unmapped"
+        return f"{told}, where the {share_of(row.other)} lives; left out"
+    return f"{told}: the {share_of(row.other)} is replaced and never unmapped"
 
 
 def _unmap_not_foreign(row: Row, context: Context) -> str:
@@ -24,9 +24,9 @@ def _unmap_not_foreign(row: Row, context: Context) -> str:
 
 def _list_corruption(row: Row, context: Context) -> str:
     if row.kind == Kind.MAP:
-        return (f"map at {page(row.pfn)}, which is on the override list already: corrupts the "
-                f"list; left out")
-    return (f"unmap of {page(row.pfn)}, which is not on the override list: corrupts the list; "
+        return (f"map at {page(row.pfn)}, which is on the override list already, would corrupt "
+                f"it: left out")
+    return (f"unmap of {page(row.pfn)}, which is not on the override list, would corrupt it: "
             f"left out")
 
 
@@ -40,7 +40,7 @@ def _kmap_mismatch(row: Row, context: Context) -> str:
     how, made = ("with", "without") if row.user else ("without", "with")
     told = f"unmap {how} user of {page(row.pfn)}, mapped {made} it at event {row.other}"
     if context.model.derefs_kmap_op:
-        return f"{told}: follows a wild pointer; left out"
+        return f"{told}: wild pointer; left out"
     if context.model.overrides_need_user:
         return f"{told}: its override stays listed for good"
     return f"{told}: harmless here"
