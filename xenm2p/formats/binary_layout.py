@@ -325,7 +325,7 @@ def unpack_record_head(data: memoryview) -> RecordHead:
     """
     magic = bytes(data[:8])
     if len(data) < RECORD_HEAD_SIZE:
-        raise Cut("the file ends inside the head of a record")
+        raise Cut("the file ends inside a record: its writer did not finish")
     try:
         record_type = RecordType(magic)
     except ValueError:
@@ -336,7 +336,7 @@ def unpack_record_head(data: memoryview) -> RecordHead:
         raise Damage("the head of the record is damaged (too many sections)")
     table_end = RECORD_HEAD_SIZE + SECTION_SIZE * sections
     if len(data) < table_end:
-        raise Cut("the file ends inside the head of a record")
+        raise Cut("the file ends inside a record: its writer did not finish")
     table = data[RECORD_HEAD_SIZE:table_end]
     if zlib.crc32(table, zlib.crc32(data[:RECORD_HEAD_SIZE - 4])) != crc:
         raise Damage("the head of the record is damaged (CRC-32 differs)")

@@ -112,6 +112,8 @@ def _encoding_name(encoding: int) -> str:
 
 def _check_index(reader: BinaryReader, end: Record, chunk_offsets: dict[int, int]) -> None:
     """Damage if the end record's index names a place where that chunk is not."""
+    if reader.end is None and not reader.once:
+        raise Damage("the last bytes do not say where it begins")
     index = reader.table_of(end, INDEX_COLUMNS)
     for offset, first_event in zip(index["offset"].tolist(), index["first_event"].tolist(),
                                    strict=True):
