@@ -89,8 +89,8 @@ def _leaked_share(row: Row, context: Context) -> str:
 
 
 def _ended_in_use(row: Row, context: Context) -> str:
-    shares = "one share" if row.value == 1 else f"{row.value} shares"
-    return (f"grant {row.ref} ended while {shares} of it live, newest at {page(row.pfn)}: "
+    shares = "one share of it lives" if row.value == 1 else f"{row.value} shares of it live"
+    return (f"grant {row.ref} ended while {shares}, newest at {page(row.pfn)}: "
             f"\"g.e. still in use\"")
 
 
