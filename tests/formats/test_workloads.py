@@ -287,10 +287,10 @@ def test_faults_do_not_pile_up(model: str) -> None:
         ({"events": -1}, "0 or more"),
         ({"seed": -1}, "0 or more"),
         ({"seed": 1 << 64}, "below 2\\*\\*64"),
-        ({"in_flight": 0}, "at least 1"),
-        ({"in_flight": 300}, "no more in flight"),
-        ({"frames": 1 << 40}, "at most"),
-        ({"in_flight": 200}, "need at least 224 frames"),
+        ({"in_flight": 0}, "0 shares in flight: must be 1 to 1048576"),
+        ({"in_flight": 1 << 23, "frames": 1 << 24}, "must be 1 to 1048576"),
+        ({"frames": 1 << 40}, "64 to 2147483648"),
+        ({"in_flight": 200}, "200 frames: with 200 shares in flight it must be 224"),
     ],
 )
 def test_numbers_that_cannot_be_honoured_are_refused(

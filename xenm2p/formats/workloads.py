@@ -44,6 +44,7 @@ from xenm2p.formats.workloads_site import (
 from xenm2p.trace import I64, INVALID, Events, Kind, Trace
 
 MAX_FRAMES = 1 << 31
+MAX_IN_FLIGHT = 1 << 20  # takes about 1.3 GB of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +182,13 @@ def _persistent(site: Site, draws: Draws, events: int) -> Iterator[Events]:
     shares = min(site.in_flight, events // 8)
     ends = np.cumsum([shares, shares, events - 4 * shares, shares, shares])
     begins = np.concatenate([[0], ends[:-1]])
+    phases = _persistent_phases(site, draws, shares)
     for first in range(0, events if shares else 0, CHUNK):
         index = np.arange(first, min(first + CHUNK, events))
         phase = np.searchsorted(ends, index, side="right")
         count = index - begins[phase]
-        yield Events.concat([
-            events_of(count[phase == code])
-            for code, events_of in enumerate(_persistent_phases(site, draws, shares))
-        ])
+        yield Events.concat([events_of(count[phase == code])
+                             for code, events_of in enumerate(phases)])
 
 
 def _persistent_phases(
@@ -283,12 +283,11 @@ def generate(
         raise UsageError(unknown("workload", workload, WORKLOADS))
     if events < 0 or seed < 0 or seed >= 1 << 64:
         raise UsageError("events and seed must be 0 or more, seed below 2**64")
-    if not 1 <= in_flight <= frames <= MAX_FRAMES:
-        raise UsageError(f"in-flight {in_flight} and frames {frames}: must be at least 1, at "
-                         f"most {MAX_FRAMES}, and no more in flight than there are frames")
-    if frames < (least := Rings.pages_for(in_flight)):
-        raise UsageError(f"{in_flight} shares in flight need at least {least} frames, "
-                         f"not {frames}")
+    if not 1 <= in_flight <= MAX_IN_FLIGHT:
+        raise UsageError(f"{in_flight} shares in flight: must be 1 to {MAX_IN_FLIGHT}")
+    if not (least := Rings.pages_for(in_flight)) <= frames <= MAX_FRAMES:
+        raise UsageError(f"{frames} frames: with {in_flight} shares in flight it must be "
+                         f"{least} to {MAX_FRAMES}")
     spec = WORKLOADS[workload]
     site = Site(frames, in_flight, Rings.of(in_flight, frames), spec.foreign)
 

@@ -218,7 +218,7 @@ def share_events(
     pending: list[Part] = []
     budget, done = events, False
     longest_lag, spread, block = rings.longest_lag, rings.lag_spread, rings.block
-    steps_per_batch = max(STEPS_PER_BATCH, rings.pages // rings.map_call)
+    steps_per_batch = min(max(STEPS_PER_BATCH, rings.pages // rings.map_call), events + 1)
     while not done:
         step = np.arange(clock.step, clock.step + steps_per_batch)
         mapped = clock.mapped + np.cumsum(1 + draws.below("call", rings.map_call, step))
