@@ -44,7 +44,7 @@ from xenm2p.formats.workloads_site import (
 from xenm2p.trace import I64, INVALID, Events, Kind, Trace
 
 MAX_FRAMES = 1 << 31
-MAX_IN_FLIGHT = 1 << 20  # takes about 1.3 GB of memory
+MAX_IN_FLIGHT = 1 << 20  # takes about 1.6 GB of memory
 
 
 @dataclass(frozen=True, slots=True)
