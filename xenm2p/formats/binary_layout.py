@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from xenm2p.trace import COLUMNS, Column, Runs
+from xenm2p.trace import COLUMNS, FRAME_MASK, INVALID, MAX_FRAME, Column, Runs
 
 # As in PNG, the line end shows a file that went through a text-mode transfer.
 MAGIC = b"xenm2p\r\n"
@@ -270,14 +270,14 @@ def unpack_file_header(data: memoryview) -> FileHeader:
 
 def _runs(name: str, words: Column, is_p2m: bool) -> Runs:
     start, value, count = words.reshape(3, -1)
-    frames = np.uint64((1 << 62) - 1)
-    # set_p2m rows may carry F and I bits; what is checked is that no run wraps around.
-    is_invalid = value == np.uint64(0xFFFFFFFFFFFFFFFF)
-    first = value & frames if is_p2m else value
-    wraps = (start > frames) | (count == 0) | (count - np.uint64(1) > frames - start)
-    wraps |= ~is_invalid & ((first > frames) | (count - np.uint64(1) > frames - first))
-    if wraps.any():
-        row = int(wraps.argmax())
+    frames = np.uint64(MAX_FRAME)
+    # p2m values may carry F and I bits; no run may reach beyond the last frame.
+    is_invalid = value == np.uint64(INVALID)
+    first = value & np.uint64(FRAME_MASK) if is_p2m else value
+    is_beyond = (start > frames) | (count == 0) | (count - np.uint64(1) > frames - start)
+    is_beyond |= ~is_invalid & ((first > frames) | (count - np.uint64(1) > frames - first))
+    if is_beyond.any():
+        row = int(is_beyond.argmax())
         raise Damage(f"{name} run {row} is not a run of frames: start 0x{int(start[row]):x}, "
                      f"value 0x{int(value[row]):x}, count {int(count[row])}")
     return Runs(start.copy(), value.copy(), count.copy())
