@@ -52,25 +52,28 @@ def _complete(
     return complete
 
 
-_complete_file: Any = lambda ctx, param, incomplete: [  # noqa: E731
-    CompletionItem(incomplete, type="file")]
+def complete_file(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Let the shell complete a file name."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 def trace_arguments(command: Command) -> Command:
     """TRACE..., one or more."""
     return click.argument("traces", metavar="TRACE...", nargs=-1, required=True,
-                          shell_complete=_complete_file)(command)
+                          shell_complete=complete_file)(command)
 
 
 def trace_argument(command: Command) -> Command:
     """TRACE, one."""
-    return click.argument("trace", metavar="TRACE", shell_complete=_complete_file)(command)
+    return click.argument("trace", metavar="TRACE", shell_complete=complete_file)(command)
 
 
 def memory_option(command: Command) -> Command:
     """--memory."""
     return click.option(
-        "--memory", metavar="FILE", shell_complete=_complete_file,
+        "--memory", metavar="FILE", shell_complete=complete_file,
         help="Add the p2m table of a dump taken on the machine (Linux's p2m as text). "
              "Without it no frame of a capture is known to be the domain's own.")(command)
 
@@ -112,11 +115,11 @@ def filter_options(command: Command) -> Command:
         _filter("--pfn", "pfns", "FRAME", _frames,
                 "Show what concerns this page: 0x1010, 4112 or a span 0x1000-0x10ff."),
         _filter("--mfn", "mfns", "FRAME", _frames, "Show what concerns this machine frame."),
-        _filter("--domid", "domids", "N", _numbers, "Show events of this other domain."),
-        _filter("--ref", "refs", "N", _numbers, "Show events of this grant reference."),
-        _filter("--task", "tasks", "NAME", None, "Show events of this task, as NAME-PID."),
-        _filter("--cpu", "cpus", "N", _numbers, "Show events of this processor."),
-        _filter("--kind", "kinds", "KIND", _kinds,
+        _filter("--domid", "domids", "N", _number, "Show events of this other domain."),
+        _filter("--ref", "refs", "N", _number, "Show events of this grant reference."),
+        _filter("--task", "tasks", "NAME", _name, "Show events of this task, as NAME-PID."),
+        _filter("--cpu", "cpus", "N", _number, "Show events of this processor."),
+        _filter("--kind", "kinds", "KIND", _kind,
                 "Show events of this kind: map, unmap, lock_page and so on."),
     )(command)
 
@@ -133,7 +136,7 @@ def output_options(command: Command) -> Command:
     """-o/--output and --force."""
     return _all(
         click.option("-o", "--output", metavar="FILE", default="-",
-                     shell_complete=_complete_file,
+                     shell_complete=complete_file,
                      help="Write to FILE, whole or not at all. Default: standard output."),
         click.option("--force", is_flag=True, help="Overwrite FILE if it exists."),
     )(command)
@@ -153,9 +156,15 @@ def run_options(command: Command) -> Command:
     return _all(
         strict_option,
         quiet_option,
-        click.option("--progress/--no-progress", default=True,
-                     help="Show a bar on standard error where that is a terminal (default)."),
+        progress_option,
     )(command)
+
+
+def progress_option(command: Command) -> Command:
+    """--progress."""
+    return click.option(
+        "--progress/--no-progress", default=True,
+        help="Show a bar on standard error where that is a terminal (default).")(command)
 
 
 def strict_option(command: Command) -> Command:
@@ -181,14 +190,32 @@ def _all(*options: Option) -> Option:
     return decorate
 
 
-def _filter(
-    flag: str, name: str, metavar: str, callback: Callable[..., Any] | None, help: str
-) -> Option:
+Convert = Callable[[click.Context, click.Parameter, str], Any]
+
+
+def _filter(flag: str, name: str, metavar: str, convert: Convert, help: str) -> Option:
+    """A repeatable filter; `convert` makes a value of each text or raises BadParameter."""
+    def convert_all(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:
+        return tuple(_remembered(ctx, flag, text, convert(ctx, param, text)) for text in value)
+
     extra: dict[str, Any] = {}
     if flag == "--kind":
         extra["shell_complete"] = _complete(_kind_names)
-    return click.option(flag, name, metavar=metavar, multiple=True, callback=callback,
+    return click.option(flag, name, metavar=metavar, multiple=True, callback=convert_all,
                         help=help + " Repeatable.", **extra)
+
+
+_TYPED = "xenm2p.filters"
+
+
+def _remembered(ctx: click.Context, flag: str, text: str, value: Any) -> Any:
+    ctx.meta.setdefault(_TYPED, []).extend([flag, text])
+    return value
+
+
+def filters_as_typed(ctx: click.Context) -> list[str]:
+    """The filter options of the running command, for a command that shall show the same."""
+    return list(ctx.meta.get(_TYPED, ()))
 
 
 def parse_point(text: str) -> tuple[int, bool] | None:
@@ -214,7 +241,7 @@ def _point(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
         raise click.BadParameter(
             f"'{value}' is neither an event number (1200) nor a time with its unit "
             "(1.5s, 1500ms, 20us, 7ns)", ctx, param)
-    return point
+    return _remembered(ctx, param.opts[0], value, point)
 
 
 def _number(ctx: click.Context, param: click.Parameter, text: str) -> int:
@@ -223,19 +250,16 @@ def _number(ctx: click.Context, param: click.Parameter, text: str) -> int:
     raise click.BadParameter(f"'{text}' is not a decimal or 0x number", ctx, param)
 
 
-def _numbers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:
-    return tuple(_number(ctx, param, text) for text in value)
+def _frames(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    span = (_number(ctx, param, first), _number(ctx, param, last if dash else first))
+    if span[1] < span[0]:
+        raise click.BadParameter(f"'{text}' ends before it begins", ctx, param)
+    return span
 
 
-def _frames(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:
-    spans = []
-    for text in value:
-        first, dash, last = text.partition("-")
-        span = (_number(ctx, param, first), _number(ctx, param, last if dash else first))
-        if span[1] < span[0]:
-            raise click.BadParameter(f"'{text}' ends before it begins", ctx, param)
-        spans.append(span)
-    return tuple(spans)
+def _name(ctx: click.Context, param: click.Parameter, text: str) -> str:
+    return text
 
 
 def _kind_names() -> list[str]:
@@ -244,9 +268,7 @@ def _kind_names() -> list[str]:
     return list(KINDS)
 
 
-def _kinds(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:
-    known = _kind_names() if value else []
-    for name in value:
-        if name not in known:
-            raise click.BadParameter(unknown("event kind", name, known), ctx, param)
-    return value
+def _kind(ctx: click.Context, param: click.Parameter, text: str) -> str:
+    if text not in _kind_names():
+        raise click.BadParameter(unknown("event kind", text, _kind_names()), ctx, param)
+    return text

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from typing import TextIO, TypeVar
 
-from xenm2p.engine.replay import Segment
+Piece = TypeVar("Piece")
 
 _PATIENCE = 1.0  # seconds before a bar is shown at all
 _INTERVAL = 0.1  # seconds between two drawings of it
@@ -15,28 +15,29 @@ _WIDTH = 30
 
 
 def with_progress(
-    segments: Iterator[Segment], length: int | None, *, wanted: bool,
-    stream: TextIO | None = None,
-) -> Iterator[Segment]:
-    """The segments, drawing on `stream` (standard error) how far they are.
+    pieces: Iterator[Piece], events_of: Callable[[Piece], int], length: int | None, *,
+    wanted: bool, stream: TextIO | None = None,
+) -> Iterator[Piece]:
+    """The pieces, drawing on `stream` (standard error) how far they are.
 
-    `length` is the number of events that will come, None where nobody knows.
+    `events_of` gives a piece's number of events, `length` that of all that will come, None
+    where nobody knows.
     """
     stream = stream or sys.stderr
     if not (wanted and stream.isatty()):
-        yield from segments
+        yield from pieces
         return
     next_time = time.monotonic() + _PATIENCE
     done, drawn = 0, False
     try:
-        for segment in segments:
-            done += len(segment.events)
+        for piece in pieces:
+            done += events_of(piece)
             if time.monotonic() >= next_time:
                 stream.write("\r" + progress_line(done, length))
                 stream.flush()
                 drawn = True
                 next_time = time.monotonic() + _INTERVAL
-            yield segment
+            yield piece
     finally:
         if drawn:
             stream.write("\r\x1b[K")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from xenm2p.cli.progress import with_progress
 from xenm2p.engine.replay import Fact, Options, Segment
 from xenm2p.errors import EXIT_LOSSY, UsageError
+from xenm2p.formats.binary_reader import Loss
 from xenm2p.formats.detect import read_trace
 from xenm2p.kernels import DEFAULT_MODEL, KernelModel, model_for
 from xenm2p.report.fields import SCHEMA
@@ -56,7 +57,8 @@ class Session:
     heading: Heading
     trace: Trace
     selection: Selection
-    lossy: bool = field(default=False)
+    losses: list[Loss]
+    lossy: bool = False
 
     def segments(self, *, details: bool) -> Iterator[Segment]:
         """The replay; the selection has observed each segment that comes out."""
@@ -64,11 +66,14 @@ class Session:
                           judge_writes=self.heading.judged)
         segments = engine_named(self.request.engine)(self.trace, self.heading.model, options)
         wanted = self.request.progress and not self.request.quiet
-        for segment in with_progress(segments, self.trace.length, wanted=wanted):
+        for segment in with_progress(
+                segments, lambda segment: len(segment.events), self.trace.length,
+                wanted=wanted):
             self.selection.observe(segment, self.trace)
             has_loss = bool((segment.facts.fact == Fact.LOST_EVENTS).any())
             self.lossy = self.lossy or has_loss or segment.counts.lost > 0
             yield segment
+        self.lossy = self.lossy or bool(self.losses)
 
     def header(self, table: str) -> dict[str, Any]:
         """The header object of a machine-readable table."""
@@ -86,8 +91,9 @@ def open_session(name: str, request: ReplayRequest, selection: Selection) -> Ses
     for text in (request.kernel, request.traced_kernel):
         if text is not None:
             model_for(text)
-    trace = read_trace(name, memory=request.memory)
-    return Session(request, heading_of(name, trace, request), trace, selection)
+    losses: list[Loss] = []
+    trace = read_trace(name, memory=request.memory, losses=losses)
+    return Session(request, heading_of(name, trace, request), trace, selection, losses)
 
 
 def heading_of(name: str, trace: Trace, request: ReplayRequest) -> Heading:

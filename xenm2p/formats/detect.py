@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,12 @@ from xenm2p.formats.streams import BinaryInput, open_input
 from xenm2p.formats.yaml_schema import SCALARS, SECTIONS
 from xenm2p.trace import Runs, Trace
 
+if TYPE_CHECKING:
+    from xenm2p.formats.binary_reader import Loss
+
 BINARY_MAGIC = b"xenm2p\r\n"
+
+Losses = list["Loss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +29,20 @@ class TraceFormat:
     name: str
     looks: str  # what was looked for, for the message when nothing was found
     sniff: Callable[[bytes], bool]
-    read: Callable[[BinaryInput], Trace]
+    read: Callable[[BinaryInput, Losses], Trace]
 
 
 def _is_binary(first: bytes) -> bool:
     return first.startswith(BINARY_MAGIC)
 
 
-def _read_binary(opened: BinaryInput) -> Trace:
+def _read_binary(opened: BinaryInput, losses: Losses) -> Trace:
     from xenm2p.formats.binary import read_binary
 
     if opened.path is not None:
         opened.stream.close()
-        return read_binary(opened.path, opened.name)
-    return read_binary(opened.stream, opened.name)
+        return read_binary(opened.path, opened.name, losses=losses)
+    return read_binary(opened.stream, opened.name, losses=losses)
 
 
 def _is_ftrace(first: bytes) -> bool:
@@ -45,7 +51,7 @@ def _is_ftrace(first: bytes) -> bool:
     return looks_like_ftrace(first)
 
 
-def _read_ftrace(opened: BinaryInput) -> Trace:
+def _read_ftrace(opened: BinaryInput, losses: Losses) -> Trace:
     from xenm2p.formats.ftrace import read_ftrace
 
     return read_ftrace(opened.stream, opened.name)
@@ -66,7 +72,7 @@ def _is_yaml(first: bytes) -> bool:
     return False
 
 
-def _read_yaml(opened: BinaryInput) -> Trace:
+def _read_yaml(opened: BinaryInput, losses: Losses) -> Trace:
     from xenm2p.formats.yaml import read_yaml
 
     with opened:
@@ -92,16 +98,19 @@ def format_of(first: bytes) -> TraceFormat | None:
     return next((each for each in FORMATS if each.sniff(first)), None)
 
 
-def read_trace(name: str, *, memory: str | None = None) -> Trace:
+def read_trace(
+    name: str, *, memory: str | None = None, losses: Losses | None = None
+) -> Trace:
     """The trace in a file of any known format, found by its content; ``-`` is standard input.
 
-    `memory` names a p2m dump, whose rows come before the trace's own.
+    `memory` names a p2m dump, whose rows come before the trace's own. What a file that
+    ends early has lost is appended to `losses` while the trace is iterated.
     Raises InputError for what cannot be read or has no known format; where a format is
     read piece by piece, also later, while the trace is iterated.
     """
     opened = open_input(name)
     try:
-        trace = _format_or_error(opened).read(opened)
+        trace = _format_or_error(opened).read(opened, [] if losses is None else losses)
     except BaseException:
         opened.stream.close()
         raise

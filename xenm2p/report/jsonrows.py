@@ -20,22 +20,36 @@ def write_jsonl(
     out: TextIO, table: TableSpec, header: Mapping[str, Any], batches: Iterable[Columns]
 ) -> None:
     """The header line, then the rows."""
-    out.write(json.dumps(header) + "\n")
-    for columns in batches:
-        out.writelines(row + "\n" for row in encode_rows(table, columns))
+    write_table_jsonl(out, header, _encoded(table, batches))
 
 
 def write_json(
     out: TextIO, table: TableSpec, header: Mapping[str, Any], batches: Iterable[Columns]
 ) -> None:
     """One object: the header's members and ``"rows"``, a row a line."""
+    write_table_json(out, header, _encoded(table, batches))
+    out.write("\n")
+
+
+def write_table_jsonl(out: TextIO, header: Mapping[str, Any], rows: Iterable[str]) -> None:
+    """A table of encoded rows as lines."""
+    out.write(json.dumps(header) + "\n")
+    out.writelines(row + "\n" for row in rows)
+
+
+def write_table_json(out: TextIO, header: Mapping[str, Any], rows: Iterable[str]) -> None:
+    """A table of encoded rows as one object, without a newline at its end."""
     out.write(json.dumps(header)[:-1] + ', "rows": [')
     separator = "\n"
+    for row in rows:
+        out.write(separator + row)
+        separator = ",\n"
+    out.write("\n]}")
+
+
+def _encoded(table: TableSpec, batches: Iterable[Columns]) -> Iterator[str]:
     for columns in batches:
-        for row in encode_rows(table, columns):
-            out.write(separator + row)
-            separator = ",\n"
-    out.write("\n]}\n")
+        yield from encode_rows(table, columns)
 
 
 def encode_rows(table: TableSpec, columns: Columns) -> Iterator[str]:

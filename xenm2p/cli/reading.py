@@ -1,0 +1,80 @@
+"""Reading a trace file from end to end: what `info` and `check` have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from xenm2p.cli.progress import with_progress
+from xenm2p.errors import InputError
+from xenm2p.formats.binary import BinaryReport, Loss, read_binary, scan_binary
+from xenm2p.formats.detect import format_of, read_trace
+from xenm2p.formats.streams import open_input
+from xenm2p.report.contents import Contents
+from xenm2p.trace import Trace
+
+
+@dataclass(slots=True)
+class Reading:
+    """A file that was read: which format it is, its trace, its contents, what is damaged.
+
+    `report` is there for .xm2p files that can be read twice.
+    """
+
+    name: str
+    format: str
+    trace: Trace
+    contents: Contents = field(default_factory=Contents)
+    losses: list[Loss] = field(default_factory=list)
+    report: BinaryReport | None = None
+
+    @property
+    def damage(self) -> list[Loss]:
+        """What is damaged inside of the file, without a missing end."""
+        return [loss for loss in self.losses if not loss.cut]
+
+    @property
+    def lossy(self) -> bool:
+        """Whether events were lost, by the tracer or in the file."""
+        return bool(self.losses) or self.contents.has_losses
+
+    def time_pairs(self) -> list[tuple[str, Any]]:
+        """First and last time and what is between, in nanoseconds."""
+        first, last = self.contents.first_time, self.contents.last_time
+        if first is None or last is None:
+            return []
+        return [("first_time_ns", first), ("last_time_ns", last), ("span_ns", last - first)]
+
+
+def read_through(name: str, *, progress: bool) -> Reading:
+    """Read a whole trace; a damaged .xm2p file as far as it can be had. Raises InputError."""
+    reading = _opened(name)
+    for events in with_progress(
+            reading.trace.chunks(), len, reading.trace.length, wanted=progress):
+        reading.contents.add(events)
+    if reading.report is not None:
+        reading.losses += [loss for loss in reading.report.losses
+                           if loss not in reading.losses]
+    return reading
+
+
+def _opened(name: str) -> Reading:
+    opened = open_input(name)
+    try:
+        found = format_of(opened.first)
+        if found is None:
+            if opened.path is not None:
+                read_trace(name)  # says what was looked for, and knows what to do instead
+            raise InputError("unknown format", source=name)
+        if found.name != "xm2p":
+            return Reading(name, found.name, found.read(opened, []))
+        losses: list[Loss] = []
+        if opened.path is None:
+            trace = read_binary(opened.stream, name, salvage=True, losses=losses)
+            return Reading(name, found.name, trace, losses=losses)
+        trace = read_binary(opened.path, name, salvage=True, losses=losses)
+        return Reading(name, found.name, trace, losses=losses,
+                       report=scan_binary(opened.path, name))
+    except BaseException:
+        opened.stream.close()
+        raise
