@@ -47,7 +47,8 @@ class Probe:
 
     `event` is the probe's name where it is ours; `arguments` are in the order of the C
     function, so that the n-th may also be called ``argN``, as kprobes name it.
-    `needs` names those without which an event means nothing.
+    `needs` names those without which an event means nothing, `wants` those that are read
+    where they are there.
     """
 
     role: Role
@@ -55,6 +56,7 @@ class Probe:
     functions: tuple[str, ...]
     arguments: tuple[Argument, ...] = ()
     needs: tuple[str, ...] = ()
+    wants: tuple[str, ...] = ()
     tracepoint: bool = False
 
     def names_of(self, argument: str) -> tuple[str, ...]:
@@ -76,6 +78,7 @@ def _grant(event: str, functions: tuple[str, ...], last: Argument) -> Probe:
             last,
         ),
         needs=("ref", "domid", "frame"),
+        wants=("flags",),
     )
 
 
@@ -98,6 +101,18 @@ def _call(role: Role, event: str, function: str, ops: str, kops: str, words: int
 # include/xen/interface/grant_table.h: struct gnttab_map_grant_ref, gnttab_unmap_grant_ref
 MAP_OP_WORDS = 4
 UNMAP_OP_WORDS = 3
+
+# What a probe of a call may fetch of each page instead of whole arrays: the names before
+# the page's number, as in r0= h0= a0= p0= r1= ..; without a number it is the first page's.
+PAGE_FIELDS: dict[str, tuple[str, ...]] = {
+    "ref": ("r", "ref"),
+    "handle": ("h", "handle"),
+    "dev_bus_addr": ("a", "dev_bus_addr"),
+    "page": ("p", "pagep"),
+    "status": ("s", "status"),
+    "domid": ("d", "dom", "domid"),
+    "flags": ("f", "flags"),
+}
 
 PROBES: tuple[Probe, ...] = (
     Probe(
