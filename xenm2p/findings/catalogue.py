@@ -35,10 +35,14 @@ def severity_under(model: KernelModel) -> NDArray[np.uint8]:
 
 
 @cache
-def rules_needing_event() -> NDArray[np.bool_]:
-    """Whether a rule's text needs cells of its event, indexed by the rule's number."""
+def rules_with_event_cell(name: str | None = None) -> NDArray[np.bool_]:
+    """Which rules need that cell of their event, or any one; indexed by the rule's number."""
     table = np.zeros(_TABLE_SIZE, bool)
     for number, rule in RULE_BY_NUMBER.items():
-        table[number] = rule.needs_event
+        table[number] = name in rule.event_cells if name else bool(rule.event_cells)
     table.flags.writeable = False
     return table
+
+
+EVENT_CELLS: tuple[str, ...] = tuple(
+    sorted({name for rule in RULES.values() for name in rule.event_cells}))

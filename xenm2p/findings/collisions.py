@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from xenm2p.engine.replay import NO_EVENT, Collisions, Verdict
 from xenm2p.findings.rule import (
+    NO_FINDINGS,
     Context,
     Findings,
     Row,
@@ -24,6 +25,8 @@ LOCK_COLLISION = 101
 
 def findings_of_collisions(collisions: Collisions) -> Findings:
     """XM101, a row for each collision window, in the order of the windows."""
+    if not len(collisions):
+        return NO_FINDINGS
     return Findings.from_columns(
         len(collisions),
         rule=np.full(len(collisions), LOCK_COLLISION),
@@ -106,6 +109,6 @@ RULES = (
         cure="Do not use get_user_pages_fast on pages that are granted; since Linux 4.0 no "
              "override can answer.",
         cured_by=P2M_ONLY.brought_by,
-        severity=always(Severity.WARNING), text=_gup_fast_hazard, needs_event=True,
+        severity=always(Severity.WARNING), text=_gup_fast_hazard, event_cells=("kind",),
     ),
 )

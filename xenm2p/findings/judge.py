@@ -5,10 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result, Segment, Side
-from xenm2p.findings.catalogue import RULE_BY_NUMBER, rules_needing_event, severity_under
+from xenm2p.findings.catalogue import (
+    EVENT_CELLS,
+    RULE_BY_NUMBER,
+    rules_with_event_cell,
+    severity_under,
+)
 from xenm2p.findings.collisions import LOCK_COLLISION, findings_of_collisions
 from xenm2p.findings.lifetime import LEAKED_SHARE, findings_of_leaks
-from xenm2p.findings.rule import Context, Findings, Row, Rule, Severity
+from xenm2p.findings.rule import NO_FINDINGS, Context, Findings, Row, Rule, Severity
 from xenm2p.findings.sequence import DOUBLE_MAP
 from xenm2p.kernels import KernelModel
 from xenm2p.trace import I64, U64, Column, Kind
@@ -23,10 +28,12 @@ def findings_of(segment: Segment, model: KernelModel) -> Findings:
     event that decides it, which for a collision is the release of the lock or the end of
     the share. What only the end of the trace decides comes last.
     """
+    if not len(segment.facts) and not len(segment.collisions):
+        return NO_FINDINGS
     by_source = findings_by_source(segment, model)
     parts = [part for part in by_source if len(part)]
     if len(parts) <= 1:
-        return parts[0] if parts else by_source[0]
+        return parts[0]
     end = segment.first_event + len(segment.events)
     decided = [_deciding_events(part, segment, end) for part in parts]
     order = np.argsort(np.concatenate(decided), kind="stable")
@@ -42,7 +49,7 @@ def findings_by_source(
     """
     facts = segment.facts
     is_leak = facts.fact == LEAKED_SHARE
-    leaks = Findings.of([])
+    leaks = NO_FINDINGS
     if is_leak.any():
         leaks = findings_of_leaks(facts.rows(is_leak), segment.shares)
         facts = facts.rows(~is_leak)
@@ -50,9 +57,11 @@ def findings_by_source(
 
 
 def _of_facts(facts: Facts, segment: Segment, model: KernelModel) -> Findings:
-    severity = severity_under(model)[facts.fact]
+    if not len(facts):
+        return NO_FINDINGS
+    severity = severity_under(model).take(facts.fact)
     cells = _cells_of_events(facts, segment)
-    if cells:
+    if "result" in cells:
         # A map that is left out replaces nothing, see the grading of XM301.
         is_left_out = (facts.fact == DOUBLE_MAP) & (cells["result"] == Result.SKIP_LIST)
         severity[is_left_out] = Severity.WARNING
@@ -67,20 +76,18 @@ def _of_facts(facts: Facts, segment: Segment, model: KernelModel) -> Findings:
 
 def _cells_of_events(facts: Facts, segment: Segment) -> dict[str, Column]:
     """Cells of the events of those facts whose rules need them; none where no rule does."""
-    needing = np.flatnonzero(rules_needing_event()[facts.fact])
-    if not len(needing):
-        return {}
+    needing = np.flatnonzero(rules_with_event_cell().take(facts.fact))
     event = facts.event[needing] - segment.first_event
     is_here = (event >= 0) & (event < len(segment.events))
     needing, event = needing[is_here], event[is_here]
-    sources = {name: getattr(segment.events, name)
-               for name in ("kind", "user", "cpu", "domid", "ref", "task")}
-    sources["result"] = segment.result
+    fact = facts.fact[needing]
     cells: dict[str, Column] = {}
-    for name, source in sources.items():
-        absent = Findings.absent[name]
-        cells[name] = np.full(len(facts), absent, Findings.dtypes[name])
-        cells[name][needing] = source[event]
+    for name in EVENT_CELLS if len(needing) else ():
+        wanted = np.flatnonzero(rules_with_event_cell(name).take(fact))
+        if len(wanted):
+            source = segment.result if name == "result" else getattr(segment.events, name)
+            cells[name] = np.full(len(facts), Findings.absent[name], Findings.dtypes[name])
+            cells[name][needing[wanted]] = source[event[wanted]]
     return cells
 
 

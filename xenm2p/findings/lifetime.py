@@ -6,6 +6,7 @@ import numpy as np
 
 from xenm2p.engine.replay import NO_EVENT, Facts, Shares
 from xenm2p.findings.rule import (
+    NO_FINDINGS,
     Context,
     Findings,
     Row,
@@ -28,7 +29,7 @@ def findings_of_leaks(facts: Facts, shares: Shares) -> Findings:
     without a grant reference are one row for each (domid, mfn).
     """
     if not len(facts):
-        return Findings.of([])
+        return NO_FINDINGS
     facts = facts.rows(np.argsort(facts.event, kind="stable"))
     domid = np.full(len(facts), NO_DOMID, np.uint16)
     ref = np.full(len(facts), NO_REF, np.uint32)
@@ -124,7 +125,7 @@ RULES = (
         grading="warning: the kernel says \"g.e. still in use\" and keeps the page, which is "
                 "lost if the backend never unmaps.",
         cure="End access only after the backend has answered for the page.",
-        severity=always(Severity.WARNING), text=_ended_in_use, needs_event=True,
+        severity=always(Severity.WARNING), text=_ended_in_use, event_cells=("ref",),
     ),
     Rule(
         403, "handle", "lifetime",

@@ -39,6 +39,6 @@ RULES = (
              "unknown until a p2m write of the page agrees again.",
         grading="warning: what is missing may have been the map or unmap that matters.",
         cure="Trace again with larger buffers (buffer_size_kb) or fewer events.",
-        severity=always(Severity.WARNING), text=_lost_events, needs_event=True,
+        severity=always(Severity.WARNING), text=_lost_events, event_cells=("cpu",),
     ),
 )

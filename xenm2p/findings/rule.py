@@ -45,8 +45,8 @@ class Findings(Table):
     `rule` is the number of the finding's id. `event` to `unknown` are as in
     `replay.Facts`; for XM101, `event` is the window's first event, `old` the backend page,
     `other` the share's map and `value` the dio_read. `kind` to `result` are cells of the
-    event itself, for the rules with `needs_event`; for XM101 `task` is the lock's holder,
-    for XM401 `domid` and `ref` are the grant's. `last_event` to `spans` are XM101's alone.
+    event itself, where the rule's `event_cells` name them. `domid` and `ref` are the grant's
+    for XM401, `task` (the lock's holder) to `spans` are XM101's alone.
     `maps` holds an int64 array of map events for XM401, None elsewhere.
     """
 
@@ -63,10 +63,10 @@ class Findings(Table):
     kind: NDArray[np.uint8]
     user: NDArray[np.uint8]
     cpu: NDArray[np.int16]
-    domid: NDArray[np.uint16]
     ref: NDArray[np.uint32]
-    task: NDArray[np.int32]
     result: NDArray[np.uint8]
+    domid: NDArray[np.uint16]
+    task: NDArray[np.int32]
     last_event: I64
     lock_event: I64
     verdict: NDArray[np.uint8]
@@ -76,13 +76,13 @@ class Findings(Table):
     dtypes: ClassVar[dict[str, str]] = {
         "rule": "i2", "severity": "u1", "event": "i8", "pfn": "u8", "mfn": "u8", "old": "u8",
         "new": "u8", "other": "i8", "value": "i8", "unknown": "u1", "kind": "u1",
-        "user": "u1", "cpu": "i2", "domid": "u2", "ref": "u4", "task": "i4", "result": "u1",
+        "user": "u1", "cpu": "i2", "ref": "u4", "result": "u1", "domid": "u2", "task": "i4",
         "last_event": "i8", "lock_event": "i8", "verdict": "u1", "spans": "u1", "maps": "O"}
 
     absent: ClassVar[dict[str, int | None]] = {
         "pfn": INVALID, "mfn": INVALID, "old": INVALID, "new": INVALID, "other": NO_EVENT,
-        "value": -1, "unknown": 0, "kind": 0, "user": 0, "cpu": NO_CPU, "domid": NO_DOMID,
-        "ref": NO_REF, "task": NO_TASK, "result": 0, "last_event": NO_EVENT,
+        "value": -1, "unknown": 0, "kind": 0, "user": 0, "cpu": NO_CPU, "ref": NO_REF,
+        "result": 0, "domid": NO_DOMID, "task": NO_TASK, "last_event": NO_EVENT,
         "lock_event": NO_EVENT, "verdict": 0, "spans": 0, "maps": None}
 
     @classmethod
@@ -96,6 +96,9 @@ class Findings(Table):
                 else np.broadcast_to(np.array(cls.absent[name], dtype=dtype), length)
             )
         return cls(**columns)
+
+
+NO_FINDINGS = Findings.of([])
 
 
 class Row:
@@ -141,7 +144,7 @@ class Rule:
     severity: the severity under a kernel model, before anything is known of the row.
     text: one line for a row. proof: the event numbers that prove it, in any order.
     entries: which of `old` and `new` are p2m entries, for reports to print.
-    needs_event: the text needs cells of the event itself.
+    event_cells: the columns of the event itself that text or severity need.
     """
 
     number: int
@@ -155,7 +158,7 @@ class Rule:
     cured_by: tuple[Difference, ...] = ()
     proof: Callable[[Row], list[int]] = other_and_event
     entries: tuple[str, ...] = ()
-    needs_event: bool = False
+    event_cells: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

@@ -64,7 +64,7 @@ RULES = (
                 "its grant can no longer be unmapped; warning where the map is left out, which "
                 "XM303 reports as the error it is.",
         cure="Unmap a page before it is used for the next grant.",
-        severity=always(Severity.ERROR), text=_double_map, needs_event=True,
+        severity=always(Severity.ERROR), text=_double_map, event_cells=("result",),
     ),
     Rule(
         302, "unmap-not-foreign", "sequence",
@@ -81,7 +81,7 @@ RULES = (
         grading="error: the kernel's memory is corrupt from here on.",
         cure="Unmap before the next map, with the same user; since Linux 4.0 there is no list.",
         cured_by=P2M_ONLY.brought_by[:1],
-        severity=always(Severity.ERROR), text=_list_corruption, needs_event=True,
+        severity=always(Severity.ERROR), text=_list_corruption, event_cells=("kind",),
     ),
     Rule(
         304, "kmap-mismatch", "sequence",
@@ -89,7 +89,7 @@ RULES = (
         grading="error under `override`, which follows a wild pointer, and under `kmap-only`, "
                 "where the override stays; info elsewhere, as nothing depends on it.",
         cure="Give gnttab_unmap_refs kmap_ops exactly where gnttab_map_refs got them.",
-        severity=_bites, text=_kmap_mismatch, needs_event=True,
+        severity=_bites, text=_kmap_mismatch, event_cells=("user",),
     ),
     Rule(
         305, "aborted-call", "sequence",

@@ -38,7 +38,7 @@ class Tally:
         """Count these findings; of one rule, earlier ones must have been added before."""
         if not len(findings):
             return
-        group = findings.rule.astype(np.intp) * _SEVERITIES + findings.severity
+        group = findings.rule * _SEVERITIES + findings.severity
         totals = np.bincount(group)
         for number in np.flatnonzero(totals).tolist():
             key = (number // _SEVERITIES, Severity(number % _SEVERITIES))
