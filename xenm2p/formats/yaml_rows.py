@@ -42,14 +42,11 @@ class Rows:
             self.flush()
 
     def extend(self, columns: dict[str, Column], length: int) -> None:
-        """Many rows; columns not given are absent."""
+        """Many rows: every column, with its own dtype."""
         self.flush()
-        piece = {
-            name: columns[name] if name in columns else np.full(length, absent, dtype=dtype)
-            for name, (dtype, absent) in self.specs.items()
-        }
-        self.pieces.append(piece)
-        self.length += length
+        if length:
+            self.pieces.append(columns)
+            self.length += length
 
     def flush(self) -> None:
         """Make a piece of the rows that are still Python numbers."""

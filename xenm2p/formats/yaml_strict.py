@@ -6,8 +6,9 @@ are consumed as the text is read, so that what is held is the rows and one YAML 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import IO, Any, NoReturn
 
 import yaml
@@ -42,15 +43,18 @@ MAX_GAP = 1 << 20
 class BoundedText:
     """What the YAML parser reads from: `before`, then `stream`; no value may be too long."""
 
-    before: bytes
-    stream: IO[bytes]
+    before: InitVar[bytes]
+    stream: IO[bytes] | None = None
     gap: int = 0
+    _before: io.BytesIO = field(init=False)
+
+    def __post_init__(self, before: bytes) -> None:
+        self._before = io.BytesIO(before)
 
     def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes. Raises InputError where a value takes more than MAX_GAP."""
-        if self.before:
-            data, self.before = self.before[:size], self.before[size:]
-        else:
+        data = self._before.read(size)
+        if not data and self.stream is not None:
             data = self.stream.read(size)
         self.gap += len(data)
         if self.gap > MAX_GAP:
@@ -81,21 +85,21 @@ class StrictParser:
     byte_shift: int = 0
     item_lines: list[tuple[int, int]] | None = None
     line: int = 0
-    is_block_root: bool = False  # a block mapping at column 0 without an explicit end
+    is_open_block: bool = False  # a block mapping at column 0 without an explicit end
     _events: Iterator[Any] = field(default_factory=lambda: iter(()))
 
-    def parse(self, resumed: str | None = None, skip_row: bool = False) -> None:
+    def parse(self, known: str | None = None, has_placeholder: bool = False) -> None:
         """Read the whole text: one document, one mapping.
 
-        `resumed` is a first key that is already known and not to be taken for a second
-        one; `skip_row` says that the first row of its value is a placeholder.
+        `known` is a section that was begun before, goes on as the first key of this text
+        and is not a second one; its first row may be a placeholder, which is left out.
         """
         self.line = self.line_shift
         self._events = yaml.parse(self.text, Loader=LOADER)
         try:
-            self._parse_document(resumed, skip_row)
+            self._parse_document(known, has_placeholder)
         except yaml.reader.ReaderError as error:
-            place = f"byte {max(0, int(error.position) - self.byte_shift)}"
+            place = f"byte {max(0, int(error.position) + self.byte_shift)}"
             raise InputError(f"not a text in UTF-8: {error.reason}", source=self.document.source,
                              place=place) from None
         except yaml.MarkedYAMLError as error:
@@ -126,7 +130,7 @@ class StrictParser:
             self._fail(f"a YAML tag ({quote(event.tag)}) is not allowed in a trace")
         return event
 
-    def _parse_document(self, resumed: str | None, skip_row: bool) -> None:
+    def _parse_document(self, known: str | None, has_placeholder: bool) -> None:
         self._next()  # stream start
         if isinstance(self._next(), yaml.StreamEndEvent):
             self._fail("the file is empty", 1)
@@ -135,11 +139,11 @@ class StrictParser:
         if not isinstance(root, yaml.MappingStartEvent):
             self._fail(f"not a trace: {_describe(root)} where a mapping "
                        f"(format: {FORMAT}, ...) is needed")
-        self.is_block_root = not root.flow_style and column == 0
+        self.is_open_block = not root.flow_style and column == 0
         while (key := self._key("the trace")) is not None:
-            if key.text == resumed:
-                resumed = None
-                self._parse_section(key.text, skip_row)
+            if key.text == known:
+                known = None
+                self._parse_section(key.text, has_placeholder)
                 continue
             if key.text in self.document.seen:
                 self._fail(f"'{key.text}' is given twice")
@@ -151,7 +155,7 @@ class StrictParser:
                 self._fail(unknown("key", key.text, SCALARS + SECTIONS))
             self.document.seen.add(key.text)
         end = self._next()
-        self.is_block_root &= not end.explicit
+        self.is_open_block &= not end.explicit
         if not isinstance(self._next(), yaml.StreamEndEvent):
             self._fail("more than one YAML document")
 
@@ -187,7 +191,7 @@ class StrictParser:
             self._fail("'kernel' is empty")
         scalars[key] = value.text
 
-    def _parse_section(self, section: str, skip_row: bool = False) -> None:
+    def _parse_section(self, section: str, has_placeholder: bool = False) -> None:
         rows = self.document.rows(section)
         start = self._next()
         if isinstance(start, yaml.ScalarEvent) and start.implicit[0] and start.value == "":
@@ -201,8 +205,8 @@ class StrictParser:
                 self._fail(f"{where}: {_describe(event)} where a mapping is needed")
             line = self.line
             values = self._row_values(where)
-            if skip_row:
-                skip_row = False
+            if has_placeholder:
+                has_placeholder = False
                 continue
             if section == "events":
                 rows.append(self._event(values, where, line))
