@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from xenm2p.engine.reference import replay
 from xenm2p.engine.replay import (
@@ -19,9 +21,12 @@ from xenm2p.engine.replay import (
     Transitions,
     Verdict,
 )
+from xenm2p.formats.binary import read_binary
+from xenm2p.formats.ftrace import read_ftrace
+from xenm2p.formats.p2mdump import read_p2m_dump
 from xenm2p.formats.yaml import read_yaml
 from xenm2p.kernels import MODELS, model_for
-from xenm2p.trace import FOREIGN, INVALID, Kind, Trace
+from xenm2p.trace import FOREIGN, IDENTITY, INVALID, Kind, Trace, same_trace
 
 TRACES = Path(__file__).parent.parent / "traces"
 README = (TRACES / "README.md").read_text(encoding="utf-8")
@@ -228,3 +233,83 @@ class TestIllFormed:
 
     def test_unmapped_without_kmap_a_page_stays_listed_in_3_16(self) -> None:
         assert outcome(shipped("ill-formed.yaml"), "kmap-only").fact_names["STUCK_FOREIGN"] == 1
+
+
+# What the machine did, counted in the captured text itself: FOREIGN and INVALID p2m writes.
+CAPTURES = {
+    "gntdev-badref": (9, 9),
+    "self-phy-midstart": (0, 825),
+    "self-qdisk-pagelock": (1978, 1978),
+}
+WITH_DUMP = ["self-phy-midstart", "self-qdisk-pagelock"]
+
+
+def capture(name: str) -> Trace:
+    """The capture, with the p2m dump that belongs to it where there is one."""
+    dump, text = TRACES / f"{name}.p2m.txt.xz", TRACES / f"{name}.ftrace.txt.xz"
+    memory = None
+    if dump.exists():
+        with lzma.open(dump) as stream:
+            memory = read_p2m_dump(stream, dump.name)
+    with lzma.open(text) as stream:
+        return read_ftrace(stream, text.name, memory=memory)
+
+
+def converted(name: str) -> Trace:
+    return read_binary(TRACES / f"{name}.xm2p", name)
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_a_converted_capture_says_what_the_capture_says(name: str) -> None:
+    assert same_trace(converted(name), capture(name))
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_a_capture_has_the_writes_that_its_text_has(name: str) -> None:
+    with lzma.open(TRACES / f"{name}.ftrace.txt.xz", "rt", encoding="utf-8") as text:
+        writes = [line.rpartition("mfn=")[2].strip() for line in text if " set_p2m: " in line]
+    foreign = sum(write.startswith("0x8") and len(write) == 18 for write in writes)
+    invalid = writes.count("0x" + "f" * 16)
+    counts = outcome(converted(name), "p2m-only-continue").counts
+    assert (counts.writes_foreign, counts.writes_invalid) == (foreign, invalid) \
+        == CAPTURES[name]
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_the_model_of_the_captured_kernel_explains_every_write(name: str) -> None:
+    found = outcome(converted(name), "p2m-only-continue")
+    assert "MODEL_MISMATCH" not in found.fact_names
+    assert found.counts.writes_agreed == sum(CAPTURES[name])
+
+
+@pytest.mark.parametrize("name", WITH_DUMP)
+def test_with_the_dump_every_shared_frame_is_one_of_dom0s_own(name: str) -> None:
+    trace = converted(name)
+    shares = [segment.shares for segment in replay(trace, MODELS["p2m-only-continue"])]
+    shared = np.unique(np.concatenate([table.mfn for table in shares]))
+    is_own = np.zeros(len(shared), dtype=bool)
+    for _pfn, mfn, count in trace.memory.tuples():
+        if mfn < IDENTITY:
+            is_own |= (shared >= mfn) & (shared < mfn + count)
+    assert len(shared) > 700
+    assert is_own.all()
+
+
+class TestPageLockCapture:
+    """The 2012 bug on a real capture, taken on 6.1 and asked of older kernels."""
+
+    NAME = "self-qdisk-pagelock"
+
+    def test_before_the_cure_256_shares_met_a_locked_page(self) -> None:
+        found = outcome(converted(self.NAME), "override").collisions
+        met_when_mapped = found.rows(found.first_event == found.map_event)
+        assert len(met_when_mapped) == 256
+        assert set(found.verdict.tolist()) == {Verdict.PRONE}
+
+    def test_taken_as_read_by_direct_io_those_deadlock(self) -> None:
+        found = outcome(converted(self.NAME), "override", Options(assume_dio=True)).collisions
+        assert Counter(found.verdict.tolist())[Verdict.DEADLOCK] == 256
+
+    @pytest.mark.parametrize("model", ["local-foreign", "kmap-only", *MODERN])
+    def test_after_the_cure_none_does(self, model: str) -> None:
+        assert len(outcome(converted(self.NAME), model, Options(assume_dio=True)).collisions) == 0
