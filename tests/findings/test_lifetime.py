@@ -4,6 +4,7 @@ import pytest
 from xenm2p.findings import Severity
 from xenm2p.findings.lifetime import format_duration
 
+from tests.build import foreign
 from tests.findings.replayed import dio_read, find, lock, map_, unlock, unmap
 
 
@@ -84,7 +85,14 @@ def test_an_unknown_handle():
 
 def test_a_handle_where_nothing_is_mapped():
     [found] = find("XM403", [unmap(handle=4)], "p2m-only")
-    assert found.text == "unmap of page 0x8000 with handle 4: no share there has it"
+    assert found.text == "unmap of page 0x8000 with handle 4: nothing is mapped"
+
+
+def test_a_handle_of_a_share_from_before_the_trace_is_only_informative():
+    [found] = find("XM403", [unmap(handle=4)], "p2m-only",
+                   memory=[(0x8000, foreign(0x90000), 1)])
+    assert found.severity == Severity.INFO
+    assert found.text == "unmap of page 0x8000 with handle 4, whose map was not seen"
 
 
 def test_a_handle_unmapped_twice():

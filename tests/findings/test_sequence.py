@@ -61,6 +61,13 @@ def test_an_unmap_with_user_of_a_page_mapped_without_corrupts_the_list():
                           "corrupt it: left out")
 
 
+def test_an_unmap_of_a_share_from_before_the_trace_may_be_well_formed():
+    [found] = find("XM303", [unmap()], "local-foreign", memory=[(0x8000, foreign(0x90000), 1)])
+    assert (found.severity, found.events) == (Severity.WARNING, [0])
+    assert found.text == ("unmap of page 0x8000, whose map was not seen, so that it is not on "
+                          "the override list: left out")
+
+
 def test_an_unmap_without_user_of_a_page_mapped_without_keeps_the_list():
     assert find("XM303", [map_(user=False), unmap(user=False)], "kmap-only") == []
 
@@ -92,6 +99,12 @@ def test_unmaps_after_a_failing_one_of_their_call_are_not_done():
     assert found.entries == (foreign(0x50010), None)
     assert found.text == (
         "unmap of page 0x8000 not done, as unmap 1 of its call failed: stays F:0x50010")
+
+
+def test_an_unmap_not_done_of_a_page_that_is_not_foreign_leaves_nothing_behind():
+    [found] = find("XM305", [unmap(0x8009, call=2), unmap(call=2)], "local-foreign")
+    assert found.severity == Severity.INFO
+    assert found.text.endswith("stays invalid")
 
 
 @pytest.mark.parametrize(("rows", "model"), [

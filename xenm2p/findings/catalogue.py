@@ -17,6 +17,8 @@ RULES: dict[str, Rule] = {
     for rule in family.RULES
 }
 RULE_BY_NUMBER: dict[int, Rule] = {rule.number: rule for rule in RULES.values()}
+RULES_BY_ROW: tuple[Rule, ...] = tuple(
+    rule for rule in RULES.values() if rule.severity_of_rows is not None)
 
 # Ids whose meaning is fixed though no rule finds them yet; never to be given to another.
 RESERVED: dict[str, str] = {"XM102": "lock-cycle"}

@@ -17,7 +17,7 @@ from xenm2p.findings.rule import (
     page,
     share_of,
 )
-from xenm2p.kernels import LOCAL_FOREIGN, P2M_ONLY, KernelModel
+from xenm2p.kernels import LOCAL_FOREIGN, P2M_ONLY
 from xenm2p.trace import Kind, format_frame
 
 LOCK_COLLISION = 101
@@ -27,10 +27,10 @@ def findings_of_collisions(collisions: Collisions) -> Findings:
     """XM101, a row for each collision window, in the order of the windows."""
     if not len(collisions):
         return NO_FINDINGS
-    return Findings.from_columns(
+    found = Findings.from_columns(
         len(collisions),
         rule=np.full(len(collisions), LOCK_COLLISION),
-        severity=_severities(collisions),
+        severity=np.zeros(len(collisions)),
         event=collisions.first_event,
         pfn=collisions.pfn,
         mfn=collisions.mfn,
@@ -44,19 +44,17 @@ def findings_of_collisions(collisions: Collisions) -> Findings:
         verdict=collisions.verdict,
         spans=collisions.lock_spans_share,
     )
+    found.severity[:] = _severities_of_collisions(found)
+    return found
 
 
-def _severities(collisions: Collisions) -> NDArray[np.uint8]:
-    is_deadlock = collisions.verdict == Verdict.DEADLOCK
-    is_contention = collisions.verdict == Verdict.CONTENTION
+def _severities_of_collisions(found: Findings) -> NDArray[np.uint8]:
+    severity = np.full(len(found), Severity.INFO, np.uint8)
     # With the lock held all the share's life, any direct I/O read would have deadlocked.
-    is_loaded = (collisions.verdict == Verdict.PRONE) & (collisions.lock_spans_share != 0)
-    severities = np.where(is_contention | is_loaded, Severity.WARNING, Severity.INFO)
-    return np.where(is_deadlock, Severity.ERROR, severities).astype(np.uint8)
-
-
-def _collision_severity(model: KernelModel) -> Severity:
-    return Severity.ERROR  # the worst; `_severities` grades each window by its verdict
+    is_loaded = (found.verdict == Verdict.PRONE) & (found.spans != 0)
+    severity[is_loaded | (found.verdict == Verdict.CONTENTION)] = Severity.WARNING
+    severity[found.verdict == Verdict.DEADLOCK] = Severity.ERROR
+    return severity
 
 
 def _collision(row: Row, context: Context) -> str:
@@ -98,7 +96,8 @@ RULES = (
         cure="A kernel that marks the frontend page FOREIGN while it is shared, or a backend "
              "that does not use direct I/O on granted pages.",
         cured_by=LOCAL_FOREIGN.brought_by,
-        severity=_collision_severity, text=_collision, proof=_collision_proof,
+        severity=always(Severity.ERROR), severity_of_rows=_severities_of_collisions,
+        text=_collision, proof=_collision_proof,
     ),
     Rule(
         103, "gup-fast-hazard", "collisions",

@@ -8,13 +8,13 @@ from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result, Segment, Side
 from xenm2p.findings.catalogue import (
     EVENT_CELLS,
     RULE_BY_NUMBER,
+    RULES_BY_ROW,
     rules_with_event_cell,
     severity_under,
 )
 from xenm2p.findings.collisions import LOCK_COLLISION, findings_of_collisions
 from xenm2p.findings.lifetime import LEAKED_SHARE, findings_of_leaks
 from xenm2p.findings.rule import NO_FINDINGS, Context, Findings, Row, Rule, Severity
-from xenm2p.findings.sequence import DOUBLE_MAP
 from xenm2p.kernels import KernelModel
 from xenm2p.trace import I64, U64, Column, Kind
 
@@ -59,19 +59,19 @@ def findings_by_source(
 def _of_facts(facts: Facts, segment: Segment, model: KernelModel) -> Findings:
     if not len(facts):
         return NO_FINDINGS
-    severity = severity_under(model).take(facts.fact)
-    cells = _cells_of_events(facts, segment)
-    if "result" in cells:
-        # A map that is left out replaces nothing, see the grading of XM301.
-        is_left_out = (facts.fact == DOUBLE_MAP) & (cells["result"] == Result.SKIP_LIST)
-        severity[is_left_out] = Severity.WARNING
-    if facts.unknown.any():
-        severity[facts.unknown != 0] = Severity.INFO
-    return Findings.from_columns(
-        len(facts), rule=facts.fact, severity=severity, event=facts.event, pfn=facts.pfn,
-        mfn=facts.mfn, old=facts.old, new=facts.new, other=facts.other, value=facts.value,
-        unknown=facts.unknown, **cells,
+    found = Findings.from_columns(
+        len(facts), rule=facts.fact, severity=severity_under(model).take(facts.fact),
+        event=facts.event, pfn=facts.pfn, mfn=facts.mfn, old=facts.old, new=facts.new,
+        other=facts.other, value=facts.value, unknown=facts.unknown,
+        **_cells_of_events(facts, segment),
     )
+    for rule in RULES_BY_ROW:
+        rows = np.flatnonzero(found.rule == rule.number)
+        if len(rows) and rule.severity_of_rows:
+            found.severity[rows] = rule.severity_of_rows(found.rows(rows))
+    if found.unknown.any():
+        found.severity[found.unknown != 0] = Severity.INFO
+    return found
 
 
 def _cells_of_events(facts: Facts, segment: Segment) -> dict[str, Column]:

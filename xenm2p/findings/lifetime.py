@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from xenm2p.engine.replay import NO_EVENT, Facts, Shares
+from xenm2p.engine.replay import NO_EVENT, Facts, Result, Shares
 from xenm2p.findings.rule import (
     NO_FINDINGS,
     Context,
@@ -13,6 +14,7 @@ from xenm2p.findings.rule import (
     Rule,
     Severity,
     always,
+    graded,
     grant,
     page,
     share_of,
@@ -100,8 +102,14 @@ def _handle(row: Row, context: Context) -> str:
         return f"unmap of {page(row.pfn)} with handle {row.value}, which was unmapped already"
     told = f"unmap of {page(row.pfn)} with handle {row.value}"
     if row.other == NO_EVENT:
-        return f"{told}: no share there has it"
+        return told + (
+            ", whose map was not seen" if row.result == Result.OK else ": nothing is mapped")
     return f"{told}, which the {share_of(row.other)} there does not have"
+
+
+def _severities_of_handles(found: Findings) -> NDArray[np.uint8]:
+    is_from_before = (found.other == NO_EVENT) & (found.result == Result.OK)
+    return graded(is_from_before, Severity.INFO, Severity.WARNING)
 
 
 def _unmap_in_flight(row: Row, context: Context) -> str:
@@ -132,9 +140,10 @@ RULES = (
         what="An unmap with a handle that the page's share does not have, or one unmapped "
              "before.",
         grading="warning: the hypercall fails or unmaps another grant, but tracers also miss "
-                "handles.",
+                "handles; info for a share that was mapped before the trace began.",
         cure="Keep the handle of each map until its unmap, and forget it then.",
-        severity=always(Severity.WARNING), text=_handle,
+        severity=always(Severity.WARNING), severity_of_rows=_severities_of_handles,
+        text=_handle, event_cells=("result",),
     ),
     Rule(
         404, "unmap-in-flight", "lifetime",

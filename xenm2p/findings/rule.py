@@ -141,7 +141,9 @@ class Rule:
     grading: which severity it has when, and why.
     cure: what to do about it.
     cured_by: the kernel commits that end it, where they are known.
-    severity: the severity under a kernel model, before anything is known of the row.
+    severity: the severity under a kernel model, unless `severity_of_rows` says otherwise.
+    severity_of_rows: (n,) uint8 severities for n findings of this rule, for rules whose
+        findings differ under one model.
     text: one line for a row. proof: the event numbers that prove it, in any order.
     entries: which of `old` and `new` are p2m entries, for reports to print.
     event_cells: the columns of the event itself that text or severity need.
@@ -159,6 +161,7 @@ class Rule:
     proof: Callable[[Row], list[int]] = other_and_event
     entries: tuple[str, ...] = ()
     event_cells: tuple[str, ...] = ()
+    severity_of_rows: Callable[[Findings], NDArray[np.uint8]] | None = None
 
     @property
     def id(self) -> str:
@@ -169,6 +172,11 @@ class Rule:
 def always(severity: Severity) -> Callable[[KernelModel], Severity]:
     """A severity that is the same under every kernel model."""
     return lambda model: severity
+
+
+def graded(mask: Column, severity: Severity, otherwise: Severity) -> NDArray[np.uint8]:
+    """`severity` for the rows under `mask`, `otherwise` for the others."""
+    return np.where(mask, severity, otherwise).astype(np.uint8)
 
 
 def page(pfn: int) -> str:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from xenm2p.engine.replay import Result
-from xenm2p.findings.rule import Context, Row, Rule, Severity, always, page, share_of
-from xenm2p.kernels import P2M_ONLY, P2M_ONLY_CONTINUE, KernelModel
-from xenm2p.trace import Kind, format_frame
+import numpy as np
+from numpy.typing import NDArray
 
-DOUBLE_MAP = 301
+from xenm2p.engine.replay import NO_EVENT, Result
+from xenm2p.findings.rule import (
+    Context,
+    Findings,
+    Row,
+    Rule,
+    Severity,
+    always,
+    graded,
+    page,
+    share_of,
+)
+from xenm2p.kernels import P2M_ONLY, P2M_ONLY_CONTINUE, KernelModel
+from xenm2p.trace import FOREIGN, INVALID, Kind, format_frame
 
 
 def _double_map(row: Row, context: Context) -> str:
@@ -15,6 +26,10 @@ def _double_map(row: Row, context: Context) -> str:
     if row.result == Result.SKIP_LIST:
         return f"{told}, where the {share_of(row.other)} lives; left out"
     return f"{told}: the {share_of(row.other)} is replaced and never unmapped"
+
+
+def _severities_of_double_maps(found: Findings) -> NDArray[np.uint8]:
+    return graded(found.result == Result.SKIP_LIST, Severity.WARNING, Severity.ERROR)
 
 
 def _unmap_not_foreign(row: Row, context: Context) -> str:
@@ -26,8 +41,16 @@ def _list_corruption(row: Row, context: Context) -> str:
     if row.kind == Kind.MAP:
         return (f"map at {page(row.pfn)}, which is on the override list already, would corrupt "
                 f"it: left out")
+    if row.other == NO_EVENT:
+        return (f"unmap of {page(row.pfn)}, whose map was not seen, so that it is not on the "
+                f"override list: left out")
     return (f"unmap of {page(row.pfn)}, which is not on the override list, would corrupt it: "
             f"left out")
+
+
+def _severities_of_corruptions(found: Findings) -> NDArray[np.uint8]:
+    is_from_before = (found.kind == Kind.UNMAP) & (found.other == NO_EVENT)
+    return graded(is_from_before, Severity.WARNING, Severity.ERROR)
 
 
 def _bites(model: KernelModel) -> Severity:
@@ -46,6 +69,11 @@ def _kmap_mismatch(row: Row, context: Context) -> str:
     return f"{told}: harmless here"
 
 
+def _severities_of_aborted(found: Findings) -> NDArray[np.uint8]:
+    is_foreign = ((found.old & np.uint64(FOREIGN)) != 0) & (found.old != np.uint64(INVALID))
+    return graded(is_foreign, Severity.ERROR, Severity.INFO)
+
+
 def _aborted_call(row: Row, context: Context) -> str:
     return (f"unmap of {page(row.pfn)} not done, as unmap {row.other} of its call failed: "
             f"stays {format_frame(row.old)}")
@@ -58,13 +86,14 @@ def _failed_map_kept(row: Row, context: Context) -> str:
 
 RULES = (
     Rule(
-        DOUBLE_MAP, "double-map", "sequence",
+        301, "double-map", "sequence",
         what="A map at a page on which a share is live.",
         grading="error where the map is done, because the first share's entry is replaced and "
                 "its grant can no longer be unmapped; warning where the map is left out, which "
                 "XM303 reports as the error it is.",
         cure="Unmap a page before it is used for the next grant.",
-        severity=always(Severity.ERROR), text=_double_map, event_cells=("result",),
+        severity=always(Severity.ERROR), severity_of_rows=_severities_of_double_maps,
+        text=_double_map, event_cells=("result",),
     ),
     Rule(
         302, "unmap-not-foreign", "sequence",
@@ -78,10 +107,13 @@ RULES = (
         303, "list-corruption", "sequence",
         what="A map that would list a page twice, or an unmap that would take an unlisted page "
              "off the override list; the replay leaves it out.",
-        grading="error: the kernel's memory is corrupt from here on.",
+        grading="error: the kernel's memory is corrupt from here on; warning for an unmap of a "
+                "page that was foreign before the trace began, which the kernel may well have "
+                "listed.",
         cure="Unmap before the next map, with the same user; since Linux 4.0 there is no list.",
         cured_by=P2M_ONLY.brought_by[:1],
-        severity=always(Severity.ERROR), text=_list_corruption, event_cells=("kind",),
+        severity=always(Severity.ERROR), severity_of_rows=_severities_of_corruptions,
+        text=_list_corruption, event_cells=("kind",),
     ),
     Rule(
         304, "kmap-mismatch", "sequence",
@@ -95,10 +127,12 @@ RULES = (
         305, "aborted-call", "sequence",
         what="An unmap that was not done because an earlier one of its call had failed: the "
              "page stays foreign.",
-        grading="error: the page keeps a frame whose grant is gone.",
+        grading="error: the page keeps a frame whose grant is gone; info where the page was not "
+                "foreign, so that its unmap would have failed too.",
         cure="A kernel that goes on after a failing page, or see why the earlier one failed.",
         cured_by=P2M_ONLY_CONTINUE.brought_by,
-        severity=always(Severity.ERROR), text=_aborted_call, entries=("old",),
+        severity=always(Severity.ERROR), severity_of_rows=_severities_of_aborted,
+        text=_aborted_call, entries=("old",),
     ),
     Rule(
         306, "failed-map-kept", "sequence",
