@@ -209,11 +209,11 @@ _TYPED = "xenm2p.filters"
 
 
 def _remembered(ctx: click.Context, flag: str, text: str, value: Any) -> Any:
-    ctx.meta.setdefault(_TYPED, []).extend([flag, text])
+    ctx.meta.setdefault(_TYPED, []).append([flag, text])
     return value
 
 
-def filters_as_typed(ctx: click.Context) -> list[str]:
+def filters_as_typed(ctx: click.Context) -> list[list[str]]:
     """The filter options of the running command, for a command that shall show the same."""
     return list(ctx.meta.get(_TYPED, ()))
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xenm2p.cli.session import ReplayRequest, Session
 
 ROW_FORMATS = ("jsonl", "json")
+Filters = Sequence[Sequence[str]]  # option and value, as typed
 
 
 @click.command("replay")
@@ -104,7 +105,7 @@ class Output:
     def _closing(self) -> str:
         return MARKUPS[self._format].closing if self._format in MARKUPS else ""
 
-    def replay(self, session: Session, fail_on: str, filters: Sequence[str]) -> int:
+    def replay(self, session: Session, fail_on: str, filters: Filters) -> int:
         """Replay one trace, write what is asked for, and give its exit status."""
         from xenm2p.findings import Severity
         from xenm2p.report.overview import Overview
@@ -123,7 +124,7 @@ class Output:
             overview, Severity[fail_on.upper()])
         return session.exit_status(EXIT_FINDINGS if has_failed else EXIT_CLEAN)
 
-    def _write_screen(self, session: Session, overview: Any, filters: Sequence[str]) -> None:
+    def _write_screen(self, session: Session, overview: Any, filters: Filters) -> None:
         from xenm2p.findings import Context
         from xenm2p.report.markup import Verbatim, render
         from xenm2p.report.screen import screen
@@ -180,17 +181,18 @@ class Output:
                 write(self._out, session.header(name), (row.rstrip("\n") for row in rows))
 
 
-def _commands(session: Session, filters: Sequence[str]) -> dict[str, list[str]]:
+def _commands(session: Session, filters: Filters) -> dict[str, list[str]]:
     """The commands that show all of what the screen shows the first of."""
     from xenm2p.cli.session import command_line
 
     name = session.heading.name
     if name == "-":
         return {}
-    replayed = [*session.request.arguments(), *filters, *(["--"] * name.startswith("-")), name]
+    named = ["--", name] if name.startswith("-") else [name]
+    replayed = [*session.request.arguments(), *filters, named]
     return {
-        "collisions": command_line("xenm2p", "export", "-t", "collisions", *replayed),
-        "findings": command_line("xenm2p", "export", "-t", "findings", *replayed),
-        "events": command_line("xenm2p", "replay", "--events", *replayed),
+        "collisions": command_line(["xenm2p", "export", "-t", "collisions"], *replayed),
+        "findings": command_line(["xenm2p", "export", "-t", "findings"], *replayed),
+        "events": command_line(["xenm2p", "replay", "--events"], *replayed),
     }
 

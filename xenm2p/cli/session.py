@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,14 +35,13 @@ class ReplayRequest:
     quiet: bool
     progress: bool
 
-    def arguments(self) -> list[str]:
+    def arguments(self) -> list[list[str]]:
         """The options that make the replay, for a command that shall make the same one."""
-        given = []
-        for flag, value in (("--kernel", self.kernel), ("--traced-kernel", self.traced_kernel),
-                            ("--memory", self.memory)):
-            if value is not None:
-                given += [flag, value]
-        return given + ["--assume-dio"] * self.assume_dio
+        given = [[flag, value]
+                 for flag, value in (("--kernel", self.kernel),
+                                     ("--traced-kernel", self.traced_kernel),
+                                     ("--memory", self.memory)) if value is not None]
+        return given + [["--assume-dio"]] * self.assume_dio
 
 
 @dataclass(slots=True)
@@ -144,16 +143,17 @@ def selection_of(chosen: dict[str, Any]) -> Selection:
                      last=Point(*last) if last else None, **chosen)
 
 
-def command_line(*words: str) -> list[str]:
-    """A command as a user would type it, in lines of at most 68 characters."""
+def command_line(*groups: Sequence[str]) -> list[str]:
+    """A command as a user would type it, in lines of at most 68 characters.
+
+    Words of one group, an option and its value, stay on one line.
+    """
     lines = [""]
-    for word in map(shlex.quote, words):
-        joined = f"{lines[-1]} {word}".strip()
-        if len(joined) > 66 and lines[-1]:
+    for group in groups:
+        words = shlex.join(group)
+        if lines[-1] and len(lines[-1]) + len(words) > 66:
             lines[-1] += " \\"
-            joined = f"    {word}"
-        if lines[-1].endswith(" \\"):
-            lines.append(joined)
+            lines.append("    " + words)
         else:
-            lines[-1] = joined
+            lines[-1] += f" {words}" if lines[-1] else words
     return lines

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xenm2p.trace import (
     COLUMNS,
-    IDENTITY,
+    FRAME_MASK,
     INVALID,
     KIND_BY_CODE,
     KINDS,
@@ -118,5 +118,6 @@ class Contents:
 
 def _frames(entries: U64) -> U64:
     """The frame numbers of p2m entries; INVALID is none."""
-    valid = entries[entries != np.uint64(INVALID)]
-    return valid & np.uint64(IDENTITY - 1)
+    frames: U64 = entries[entries != np.uint64(INVALID)]
+    frames &= np.uint64(FRAME_MASK)
+    return frames

@@ -30,11 +30,15 @@ class Cell(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One column: its name, what its cells hold, and its meaning for the manual."""
+    """One column: its name, what its cells hold, and its meaning for the manual.
+
+    `rare`: a flag so seldom true that text tables leave the column out where it never is.
+    """
 
     name: str
     cell: Cell
     help: str
+    rare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,8 @@ FINDINGS = TableSpec("findings", "one row for each thing that is wrong", (
     _text("text", "one line that says it"),
     _frame("old", "p2m entry before"),
     _frame("new", "p2m entry after"),
-    _flag("unknown", "events were lost around it, so that it is not sure"),
+    Field("unknown", Cell.FLAG, "events were lost around it, so that it is not sure",
+          rare=True),
 ))
 
 SHARES = TableSpec("shares", "one row for each mapping of a grant, when it ends", (

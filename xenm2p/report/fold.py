@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 GAP = 2  # blanks between columns in tabulate's "simple"
+HEADER_ROOM = 2  # tabulate.MIN_PADDING: a column is this much wider than its header
 NARROWEST = 16  # a wrapped column is never made narrower than this
 NUMBER = "#"
 
@@ -27,7 +28,8 @@ def fold_table(
         return
     candidates = [i for i, header in enumerate(headers) if header in wrap]
     widest = max(candidates, key=widths.__getitem__, default=None)
-    if widest is not None and widths[widest] - excess >= max(NARROWEST, len(headers[widest])):
+    if widest is not None and widths[widest] - excess >= max(
+            NARROWEST, len(headers[widest]) + HEADER_ROOM):
         yield list(headers), _wrapped(rows, {widest: widths[widest] - excess})
         return
     yield from _stacked(headers, rows, candidates, widths, width)
@@ -37,7 +39,7 @@ def _stacked(
     headers: Sequence[str], rows: Sequence[Sequence[str]], candidates: list[int],
     widths: list[int], width: int,
 ) -> Iterator[Table]:
-    number_width = max(len(NUMBER), len(str(len(rows) - 1)))
+    number_width = max(len(NUMBER) + HEADER_ROOM, len(str(len(rows) - 1)))
     room = width - number_width
     groups: list[list[int]] = [[]]
     used = 0
@@ -55,7 +57,7 @@ def _stacked(
 
 
 def _widths(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    return [max([len(header), *(len(row[i]) for row in rows)])
+    return [max([len(header) + HEADER_ROOM, *(len(row[i]) for row in rows)])
             for i, header in enumerate(headers)]
 
 

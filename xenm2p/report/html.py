@@ -25,6 +25,8 @@ def _items(items: Sequence[tuple[str, str]]) -> str:
 
 
 def _lines(lines: Sequence[str]) -> str:
+    if len(lines) == 1:
+        return f"<p>{lines[0]}</p>"
     return "\n".join(["<ul>", *(f"<li>{line}</li>" for line in lines), "</ul>"])
 
 

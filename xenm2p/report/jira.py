@@ -22,7 +22,7 @@ def _items(items: Sequence[tuple[str, str]]) -> str:
 
 
 def _lines(lines: Sequence[str]) -> str:
-    return "\n".join(f"* {line}" for line in lines)
+    return lines[0] if len(lines) == 1 else "\n".join(f"* {line}" for line in lines)
 
 
 def _verbatim(lines: Sequence[str]) -> str:

@@ -24,6 +24,8 @@ def _items(items: Sequence[tuple[str, str]]) -> str:
 
 
 def _lines(lines: Sequence[str]) -> str:
+    if len(lines) == 1:
+        return lines[0]
     return "\n".join([r"\begin{itemize}", *(rf"\item {line}" for line in lines),
                       r"\end{itemize}"])
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from xenm2p.report.fields import Cell, Columns, TableSpec
+from xenm2p.report.fields import Cell, Columns, Field, TableSpec
 from xenm2p.report.fold import fold_table
 
 Cells = Sequence[Sequence[str]]
@@ -48,11 +48,15 @@ class Verbatim:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A table of text cells; `wrap` names the columns that may be broken over lines."""
+    """A table of text cells.
+
+    `wrap` names the columns that may be broken over lines, `right` those of numbers.
+    """
 
     headers: Sequence[str]
     rows: Cells
     wrap: frozenset[str] = frozenset()
+    right: frozenset[str] = frozenset()
 
 
 Block = Heading | Items | Lines | Verbatim | Rows
@@ -115,20 +119,24 @@ def _render_block(markup: Markup, block: Block) -> str:
 def render_table(markup: Markup, table: Rows) -> str:
     """One table; where the markup has a width, folded to it."""
     rows = [[markup.cell_escape(printable(cell)) for cell in row] for row in table.rows]
-    headers = [markup.cell_escape(header) for header in table.headers]
-    if markup.width is None:
-        return tabulated(headers, rows, markup.tablefmt)
+    folded = ([(list(table.headers), rows)] if markup.width is None
+              else fold_table(table.headers, rows, table.wrap, markup.width))
     return "\n\n".join(
-        tabulated(some_headers, some_rows, markup.tablefmt)
-        for some_headers, some_rows in fold_table(headers, rows, table.wrap, markup.width))
+        _tabulated([markup.cell_escape(header) for header in headers], some_rows,
+                   ["right" if header in table.right else "left" for header in headers],
+                   markup.tablefmt)
+        for headers, some_rows in folded)
 
 
-def tabulated(headers: Sequence[str], rows: Cells, tablefmt: str) -> str:
+def _tabulated(
+    headers: Sequence[str], rows: Cells, alignment: Sequence[str], tablefmt: str
+) -> str:
     """A table through tabulate, lines without trailing blanks."""
     from tabulate import tabulate  # a slow import, which the machine formats never need
 
     # disable_numparse: else tabulate takes the frame 12e4 for the number 120000.
-    text = tabulate(rows, headers, tablefmt=tablefmt, disable_numparse=True)
+    text = tabulate(rows, headers, tablefmt=tablefmt, disable_numparse=True,
+                    colalign=alignment if rows else None)
     return "\n".join(line.rstrip() for line in text.split("\n"))
 
 
@@ -142,8 +150,8 @@ def write_markup(
     one row stands upright, a line a column.
     """
     rows = [row for columns in batches for row in zip(*columns, strict=True)]
-    used = [i for i in range(len(table.fields))
-            if any(row[i] not in (None, []) for row in rows)] or range(len(table.fields))
+    used = [i for i, field in enumerate(table.fields)
+            if any(_says_something(row[i], field) for row in rows)] or range(len(table.fields))
     headers = [table.fields[i].name for i in used]
     cells = [[as_text(row[i]) for i in used] for row in rows]
     if table.name == "summary":
@@ -152,10 +160,16 @@ def write_markup(
     else:
         wrap = frozenset(table.fields[i].name for i in used
                          if table.fields[i].cell in (Cell.TEXT, Cell.LIST))
-        block = Rows(headers, cells, wrap)
+        right = frozenset(table.fields[i].name for i in used
+                          if table.fields[i].cell is Cell.NUMBER)
+        block = Rows(headers, cells, wrap, right)
     out.write(markup.opening)
     out.write(render(markup, [block]))
     out.write(markup.closing)
+
+
+def _says_something(value: Any, field: Field) -> bool:
+    return not (value is None or value == [] or (field.rare and value is False))
 
 
 def as_text(value: Any) -> str:

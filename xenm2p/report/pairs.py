@@ -22,8 +22,9 @@ def write_pairs(
     """`title` and (name, value) pairs; json and jsonl give one object, header and values."""
     if format_ in MARKUPS:
         markup = MARKUPS[format_]
-        items = [(name.replace("_", " "), as_text(value)) for name, value in _single(pairs)
-                 if value not in (None, [])]
+        items = [(name.replace("_", " "), _text(member)) for name, value in pairs
+                 for member in (value if isinstance(value, list) else [value])
+                 if member is not None]
         out.write(markup.opening)
         out.write(render(markup, [Heading(title), Items(items)]))
         out.write(markup.closing)
@@ -47,3 +48,9 @@ def _single(pairs: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
         else:
             flat.append((name, value))
     return flat
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {member}" for name, member in value.items()) or "none"
+    return as_text(value)

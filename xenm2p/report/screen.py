@@ -69,8 +69,8 @@ def _items(heading: Heading, overview: Overview, trace: Trace) -> Iterator[tuple
 
 def _kernel(heading: Heading, *, has_writes: bool) -> str:
     if heading.what_if:
-        return (f"{heading.kernel_from}; a what-if, so that p2m writes seen on the machine "
-                "are not judged (XM501)")
+        unjudged = ": p2m writes seen on the machine are not judged (XM501)" * has_writes
+        return f"{heading.kernel_from}; a what-if{unjudged}"
     if not heading.judged and has_writes:
         return (f"{heading.kernel_from}; p2m writes seen are not judged (XM501) without "
                 "--traced-kernel")
@@ -87,7 +87,7 @@ def _collisions(overview: Overview, trace: Trace) -> Iterator[Block]:
     first = overview.first_collisions()
     headers = ("verdict", "page", "lock held by", "since", "shared at", "by", "dio")
     yield Rows(headers, [_collision_row(first, i, trace) for i in range(len(first))],
-               wrap=frozenset({"lock held by"}))
+               wrap=frozenset({"lock held by"}), right=frozenset({"since", "by", "dio"}))
     legend = "since, by, dio: the events that took the lock, mapped the share, read into it"
     left = total - len(first)
     yield Lines([f"{legend}; {left} more"] if left else [legend])
@@ -113,12 +113,12 @@ def _findings(overview: Overview, context: Context) -> Iterator[Block]:
         return
     yield Rows(("finding", "severity", "count", "name"), [
         [rule.id, severity.name.lower(), str(count), rule.name]
-        for rule in rules for severity, count in tally.of_rule(rule).items()])
+        for rule in rules for severity, count in tally.of_rule(rule).items()
+    ], right=frozenset({"count"}))
     examples = list(_examples(overview, rules, context))
     if examples:
         yield Lines(examples)
-    cures = [_cure(rule, difference) for rule in rules
-             for difference in cures_after(context.model, rule)]
+    cures = list(_cures(context.model, rules))
     if cures:
         yield Lines(cures)
 
@@ -141,9 +141,21 @@ def cures_after(model: KernelModel, rule: Rule) -> list[Difference]:
     return [difference for difference in rule.cured_by if difference in later]
 
 
-def _cure(rule: Rule, difference: Difference) -> str:
-    versions = ", ".join(filter(None, (difference.version, difference.stable)))
-    return f"{rule.id} is cured by {difference.commit} (Linux {versions}): {difference.subject}"
+def _cures(model: KernelModel, rules: list[Rule]) -> Iterator[str]:
+    """One line for each later kernel that ends some of what was found, the oldest first."""
+    cured: dict[str, dict[Difference, list[str]]] = {}
+    for rule in rules:
+        for difference in cures_after(model, rule):
+            ids = cured.setdefault(difference.version, {}).setdefault(difference, [])
+            ids.append(rule.id)
+    order = [difference.version for other in MODELS.values() for difference in other.brought_by]
+    for version in sorted(cured, key=order.index):
+        changes = list(cured[version])
+        ids = sorted({id_ for found in cured[version].values() for id_ in found})
+        stable = "".join(f" (and {change.stable})" for change in changes if change.stable)
+        commits = (f"{changes[0].commit}, {changes[0].subject}" if len(changes) == 1
+                   else _join([change.commit for change in changes]))
+        yield f"Linux {version}{stable} cures {_join(ids)}: {commits}"
 
 
 def worst_is_at_least(overview: Overview, severity: Severity) -> bool:
