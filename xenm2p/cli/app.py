@@ -31,7 +31,7 @@ COMMANDS = {
     "generate": "Write a synthetic trace.",
 }
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 79}
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 79}
 
 
 class Program(click.Group):

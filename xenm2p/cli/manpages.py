@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from xenm2p import __version__
-from xenm2p.cli.app import COMMANDS, cli, command_objects
+from xenm2p.cli.app import COMMANDS, CONTEXT, cli, command_objects
 from xenm2p.findings import RESERVED, RULES
 from xenm2p.formats.workloads import WORKLOADS
 from xenm2p.kernels import MODELS
@@ -78,13 +78,23 @@ def _docstring(command: click.Command) -> str:
 
 
 def _options(command: click.Command) -> Iterator[str]:
-    context = click.Context(command)
     yield ".SH OPTIONS"
+    context = click.Context(command, help_option_names=CONTEXT["help_option_names"])
     for param in command.get_params(context):
-        record = param.get_help_record(context)
-        if record is not None:
-            flags, help_text = record
-            yield from (".TP", f"\\fB{roff(flags)}\\fR", roff(help_text))
+        if isinstance(param, click.Option):
+            yield from _entries([(_spelling(param), _meaning(param))])
+
+
+def _spelling(option: click.Option) -> str:
+    flags = ", ".join(option.opts)
+    if option.secondary_opts:
+        flags += " / " + ", ".join(option.secondary_opts)
+    return flags if option.is_flag else f"{flags} {option.metavar}"
+
+
+def _meaning(option: click.Option) -> str:
+    default = f" Default: {option.default}." if option.show_default else ""
+    return (option.help or "") + default
 
 
 def _entries(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
