@@ -71,6 +71,7 @@ def _failed_map(site: Site, shares: Shares) -> list[Part]:
 
 
 def _failed_unmap(site: Site, shares: Shares) -> list[Part]:
+    # GNTST_general_error; gnttab_unmap_refs does not look at it and clears the page.
     return [site.mapped(shares), site.unmapped(shares, status=-1)]
 
 
