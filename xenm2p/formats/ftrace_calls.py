@@ -1,4 +1,4 @@
-"""ftrace text, third step: the lines of map and unmap calls, one call at a time.
+"""ftrace text, fourth step: the two lines of each call become one call.
 
 A call shows twice: as ``gnttab_map_refs`` before its hypercall, when handles, frames and
 statuses are still to come, and as ``set_foreign_p2m_mapping`` after it. The second is the
@@ -8,193 +8,28 @@ probed the first stands for the call.
 
 from __future__ import annotations
 
-import re
-from array import array
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.errors import InputError
-from xenm2p.formats.ftrace_fields import Head, fields_of, missing, number_of
-from xenm2p.formats.ftrace_lines import Lines
-from xenm2p.formats.probes import MAP_OP_WORDS, PAGE_FIELDS, UNMAP_OP_WORDS, Role
-from xenm2p.trace import I64, INVALID, NO_DOMID, NO_HANDLE, NO_REF, U64
+from xenm2p.formats.ftrace_fields import Head
+from xenm2p.formats.ftrace_lines import Lines, lanes_of
+from xenm2p.formats.ftrace_op_arrays import CallArrays, read_calls
+from xenm2p.formats.ftrace_ops import (
+    COUNT_UNKNOWN,
+    MAP_ROLES,
+    USER_UNKNOWN,
+    Call,
+    lend,
+    read_call,
+)
+from xenm2p.formats.probes import Role
+from xenm2p.trace import I64, U64
 
-# GNTMAP_contains_pte: the host address is that of a pte, as gntdev has it
-_CONTAINS_PTE = 1 << 4
-COUNT_UNKNOWN = -1
-USER_UNKNOWN = -1
-STATUS_UNKNOWN = -(1 << 15)  # no GNTST_* has it
-# More pages than one call can have: GNTTABOP calls of Linux stay far below
-COUNT_LIMIT = 1 << 24
-
-_RAW_ARRAY = re.compile(rb"(\w+)=ARRAY\[([0-9a-f, ]*)\]")
-
-CALL_ROLES = frozenset({
-    Role.MAP, Role.UNMAP, Role.MAP_REFS, Role.UNMAP_REFS, Role.ADD_OVERRIDE, Role.REMOVE_OVERRIDE
-})
-MAP_ROLES = frozenset({Role.MAP, Role.MAP_REFS, Role.ADD_OVERRIDE})
-_REFS_OF = {Role.MAP: Role.MAP_REFS, Role.ADD_OVERRIDE: Role.MAP_REFS,
-            Role.UNMAP: Role.UNMAP_REFS, Role.REMOVE_OVERRIDE: Role.UNMAP_REFS}
-
-
-class Page(NamedTuple):
-    """One page of a call as a line shows it: `page` is its struct page, 0 where unknown."""
-
-    page: int
-    mfn: int = INVALID
-    domid: int = NO_DOMID
-    ref: int = NO_REF
-    handle: int = NO_HANDLE
-    status: int = STATUS_UNKNOWN
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One line of a call: how many pages it has, and those that the line shows.
-
-    `blank_arrays` says that arrays were printed of which nothing is left but zeros.
-    """
-
-    count: int
-    user: int
-    pages: list[Page]
-    blank_arrays: bool = False
-
-
-def _words(text: bytes, wanted: int) -> list[int] | None:
-    """The first `wanted` numbers of a printed array ``{0x1,0x2,..}``; None if it is none."""
-    if not (text.startswith(b"{") and text.endswith(b"}")):
-        return None
-    numbers = [number_of(word) for word in text[1:-1].split(b",", wanted)[:wanted]]
-    return None if None in numbers else [number for number in numbers if number is not None]
-
-
-def _signed16(value: int) -> int:
-    value &= 0xFFFF
-    return value - (1 << 16) if value >= 1 << 15 else value
-
-
-def _page_of_map(op: list[int], page: int, is_done: bool) -> Page:
-    """A page from its map op; before the hypercall the op holds no answer yet."""
-    ref, domid = op[1] >> 32, op[2] & 0xFFFF
-    if not is_done:
-        return Page(page, domid=domid, ref=ref)
-    return Page(page, op[3] >> 12, domid, ref, op[2] >> 32, _signed16(op[2] >> 16))
-
-
-def _page_of_unmap(op: list[int], page: int, is_done: bool) -> Page:
-    status = _signed16(op[2] >> 32) if is_done else STATUS_UNKNOWN
-    return Page(page, handle=op[2] & 0xFFFFFFFF, status=status)
-
-
-def _from_arrays(fields: dict[str, bytes], role: Role, count: int) -> (
-        tuple[list[Page], bool] | None):
-    """Pages from an array of ops and one of pages; None where the line has none."""
-    arrays = [name for name, value in fields.items() if value.startswith(b"{")]
-    if not arrays:
-        return None
-    words = MAP_OP_WORDS if role in (Role.MAP, Role.MAP_REFS) else UNMAP_OP_WORDS
-    known = [name for name in arrays if name in ("op", "ops", "page", "pagep")]
-    # By default arrays are named after their place: the ops come first, as in our probes.
-    ops_name = next((n for n in known if n.startswith("op")), None if known else arrays[0])
-    pages_name = next((n for n in known if n.startswith("page")),
-                      arrays[1] if not known and len(arrays) > 1 else None)
-    ops = _words(fields[ops_name], words * count) if ops_name else []
-    pointers = _words(fields[pages_name], count) if pages_name else []
-    if ops is None or pointers is None:
-        return [], False
-    shown = max(len(ops) // words, len(pointers))
-    is_done = role in (Role.MAP, Role.UNMAP)
-    take = _page_of_map if words == MAP_OP_WORDS else _page_of_unmap
-    pages = []
-    for i in range(shown):
-        op = ops[words * i : words * (i + 1)]
-        page = pointers[i] if i < len(pointers) else 0
-        if any(op):
-            pages.append(take(op, page, is_done) if len(op) == words else Page(page))
-        elif page:
-            pages.append(Page(page))
-    return pages, shown > 0 and not pages
-
-
-def _from_scalars(fields: dict[str, bytes], role: Role, count: int) -> tuple[list[Page], bool]:
-    """Pages from fields of their own, ``r0= h0= a0= p0=`` or ``ref= handle= ..``."""
-    is_map, is_done = role in (Role.MAP, Role.MAP_REFS), role in (Role.MAP, Role.UNMAP)
-    pages = []
-    for i in range(min(count, len(fields))):
-        found: dict[str, int] = {}
-        for name, (short, *long) in PAGE_FIELDS.items():
-            for key in (f"{short}{i}", *(long if i == 0 else ())):
-                value = number_of(fields[key]) if key in fields else None
-                if value is not None:
-                    found.setdefault(name, value)
-        if not found.keys() & {"page", "ref", "handle", "dev_bus_addr"}:
-            break
-        if found.get("page") == 0:
-            break  # not fetched: what else there is of it is not to be trusted
-        handle = found.get("handle", NO_HANDLE) & 0xFFFFFFFF
-        status = _signed16(found["status"]) if "status" in found else STATUS_UNKNOWN
-        pages.append(Page(
-            found.get("page", 0),
-            found["dev_bus_addr"] >> 12 if is_map and is_done and "dev_bus_addr" in found
-            else INVALID,
-            found.get("domid", NO_DOMID) & 0xFFFF if is_map else NO_DOMID,
-            found.get("ref", NO_REF) & 0xFFFFFFFF if is_map else NO_REF,
-            NO_HANDLE if role is Role.MAP_REFS else handle,
-            status if is_done else STATUS_UNKNOWN,
-        ))
-    return pages, False
-
-
-def read_call(arguments: bytes, head: Head, source: str, place: int) -> Call:
-    """One line of a call; pages beyond its count, whatever they hold, are left out.
-
-    Raises InputError, naming the line, for a count that is none.
-    """
-    assert head.probe is not None
-    probe, role = head.probe, head.probe.role
-    raw = {}
-    if b"=ARRAY[" in arguments:
-        for name, octets in _RAW_ARRAY.findall(arguments):
-            values = np.frombuffer(bytes.fromhex(octets.replace(b", ", b"").decode()), "u1")
-            words = values[: len(values) // 8 * 8].view("<u8").tolist()
-            raw[name.decode()] = b"{" + b",".join(b"%d" % word for word in words) + b"}"
-        arguments = _RAW_ARRAY.sub(b"", arguments)
-    fields = fields_of(arguments) | raw
-
-    def scalar(argument: str) -> int | None:
-        for name in probe.names_of(argument):
-            if name in fields:
-                return number_of(fields[name])
-        return None
-
-    if role in (Role.ADD_OVERRIDE, Role.REMOVE_OVERRIDE):
-        page, kmap_op, mfn = scalar("page"), scalar("kmap_op"), scalar("mfn")
-        for argument in probe.needs:
-            if scalar(argument) is None:
-                raise missing(head.event, argument, fields, source, place)
-        user = USER_UNKNOWN if kmap_op is None else int(kmap_op != 0)
-        return Call(1, user, [Page(page or 0, INVALID if mfn is None else mfn, status=0)])
-
-    count = scalar("count")
-    if count is not None and count > COUNT_LIMIT:
-        raise InputError(f"{head.event}: count {count} is more than {COUNT_LIMIT}",
-                         source=source, place=place)
-    # Without a count nobody knows which slots are stale.
-    usable = count or 0
-    pages, blank = _from_arrays(fields, role, usable) or _from_scalars(fields, role, usable)
-    kmap_ops = scalar(probe.arguments[1].name)
-    flags = number_of(fields["flags"]) if "flags" in fields else None
-    if kmap_ops is not None:
-        user = int(kmap_ops != 0)
-    elif flags is not None and role in MAP_ROLES:
-        user = int(bool(flags & _CONTAINS_PTE))
-    else:
-        user = USER_UNKNOWN
-    return Call(COUNT_UNKNOWN if count is None else count, user, pages, blank)
+_REFS_ROLES = frozenset({Role.MAP_REFS, Role.UNMAP_REFS})
+_OVERRIDE_ROLES = frozenset({Role.ADD_OVERRIDE, Role.REMOVE_OVERRIDE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +47,6 @@ class CallTable:
     task: NDArray[np.int32]
     is_map: NDArray[np.bool_]
     is_refs: NDArray[np.bool_]
-    is_override: NDArray[np.bool_]
     count: I64
     user: I64
     same_call: I64
@@ -226,8 +60,8 @@ class CallTable:
 
 
 @dataclass(slots=True)
-class _Pending:
-    """A call seen before its hypercall, not yet after it."""
+class _Line:
+    """One line of a call; `lent` says that an override took its ref from it."""
 
     arguments: bytes
     head: Head
@@ -235,136 +69,193 @@ class _Pending:
     time: int
     cpu: int
     task: int
+    lane: int
     lent: bool = False
 
+    @property
+    def role(self) -> Role:
+        assert self.head.probe is not None
+        return self.head.probe.role
 
-def _columns(kinds: str) -> list[array[int]]:
-    return [array(kind) for kind in kinds]
+    @property
+    def key(self) -> tuple[int, bool]:
+        """Lines of one call are of one lane and one direction."""
+        return self.lane, self.role in MAP_ROLES
 
 
 @dataclass(slots=True)
 class CallReader:
-    """Pairs the two lines of each call as they come; see the module's text."""
+    """Pairs the two lines of each call as they come; see the module's text.
+
+    `roles` are those seen; `blank_arrays` counts calls of whose arrays nothing is left but
+    zeros.
+    """
 
     source: str
     idle: list[int]
     roles: set[Role] = field(default_factory=set)
     blank_arrays: int = 0
-    _calls: list[array[int]] = field(default_factory=lambda: _columns("qqqqqqqqqq"))
-    _pages: list[array[int]] = field(default_factory=lambda: _columns("qQQqqqq"))
-    _pending: dict[tuple[int, int, Role], _Pending] = field(default_factory=dict)
-    _open: dict[tuple[int, int, Role], frozenset[int]] = field(default_factory=dict)
+    _size: int = 0
+    _calls: list[I64] = field(default_factory=list)
+    _pages: list[NDArray[np.uint64]] = field(default_factory=list)
+    _new_calls: list[tuple[int, ...]] = field(default_factory=list)
+    _new_pages: list[tuple[int, ...]] = field(default_factory=list)
+    _pending: dict[tuple[int, bool], _Line] = field(default_factory=dict)
+    _open: dict[tuple[int, bool], frozenset[int]] = field(default_factory=dict)
 
-    def read(self, lines: Lines, row: int, head: Head) -> None:
-        """Take in the line of a call."""
-        assert head.probe is not None
-        role = head.probe.role
-        self.roles.add(role)
+    def read(self, lines: Lines, groups: list[tuple[Head, I64]]) -> None:
+        """Take in the call lines of a block, by head."""
+        refs: list[tuple[int, Head]] = []
+        slow: list[tuple[int, Head]] = []
+        fast: list[CallArrays] = []
+        for head, rows in groups:
+            assert head.probe is not None
+            role = head.probe.role
+            self.roles.add(role)
+            if role in (Role.MAP, Role.UNMAP) and not self.roles & _OVERRIDE_ROLES:
+                read, rows = read_calls(lines, rows, head)
+                fast += [read] if read else []
+            of_sort = refs if role in _REFS_ROLES else slow
+            of_sort += [(row, head) for row in rows.tolist()]
+        first_places, left = self._pair(lines, refs, fast, slow)
+        for read, first_place in zip(fast, first_places, strict=True):
+            self._add_read(lines, read, first_place)
+        for row, head in sorted(slow + left, key=lambda line: line[0]):
+            self._one_line(lines, row, head)
+        self._flush()
+
+    def _pair(self, lines: Lines, refs: list[tuple[int, Head]], fast: list[CallArrays],
+              slow: list[tuple[int, Head]]) -> tuple[list[I64], list[tuple[int, Head]]]:
+        """The first line of each call read at once, and the lines of `refs` that are none.
+
+        Calls read at once know all that the line before their hypercall could lend.
+        """
+        lane = lanes_of(lines.task, lines.cpu, self.idle)
+        one_by_one = refs + slow
+        row = np.array([row for row, _ in one_by_one], np.int64)
+        is_map = np.array([_is_map(head) for _, head in one_by_one], np.bool_)
+        row = np.concatenate([row, *(read.rows for read in fast)])
+        is_map = np.concatenate([is_map, *(np.full(len(read.rows), read.is_map)
+                                           for read in fast)])
+        number = np.arange(len(row))
+        is_refs, is_fast = number < len(refs), number >= len(one_by_one)
+        order = np.lexsort((row, is_map, lane[row]))
+        before, after = order[:-1], order[1:]
+        follows = (lane[row[before]] == lane[row[after]]) & (is_map[before] == is_map[after])
+        pairs = follows & is_refs[before] & is_fast[after]
+        first_place = lines.place[row]
+        first_place[after[pairs]] = first_place[before[pairs]]
+        is_paired = np.zeros(len(row), np.bool_)
+        is_paired[before[pairs]] = True
+        # Lines of an earlier block, for the first call of each lane in this one.
+        begins = order[np.concatenate([[True], ~follows])[: len(order)]]
+        for call in begins[is_fast[begins]].tolist():
+            pending = self._pending.pop((int(lane[row[call]]), bool(is_map[call])), None)
+            if pending is not None:
+                first_place[call] = pending.place
+        left = [line for line, paired in zip(refs, is_paired[: len(refs)].tolist(), strict=True)
+                if not paired]
+        bounds = np.cumsum([len(one_by_one), *(len(read.rows) for read in fast)])
+        return [first_place[a:b] for a, b in pairwise(bounds)], left
+
+    def _add_read(self, lines: Lines, read: CallArrays, first_place: I64) -> None:
+        rows = read.rows
+        ones = np.ones(len(rows), np.int64)
+        self._calls.append(np.stack([
+            lines.place[rows], lines.time[rows], lines.cpu[rows], lines.task[rows],
+            ones * read.is_map, ones * False, read.count, read.user, first_place]))
+        self._pages.append(np.stack([
+            column.astype(np.int64).view(np.uint64) for column in (
+                read.page_call + self._size, read.page.view(np.int64), read.mfn.view(np.int64),
+                read.domid, read.ref, read.handle, read.status)]))
+        self._size += len(rows)
+        self.blank_arrays += read.blank
+
+    def _one_line(self, lines: Lines, row: int, head: Head) -> None:
         begin = int(lines.begin[row]) + len(head.text)
-        seen = _Pending(lines.text[begin : int(lines.end[row])], head, int(lines.place[row]),
-                        int(lines.time[row]), int(lines.cpu[row]), int(lines.task[row]))
-        if role in (Role.MAP_REFS, Role.UNMAP_REFS):
-            lane = self._lane(seen, role)
-            self._release(self._pending.get(lane))
-            self._pending[lane] = seen
-            return
-        refs = self._pending.get(self._lane(seen, _REFS_OF[role]))
-        if role in (Role.MAP, Role.UNMAP):
-            self._call(seen, refs)
+        task, cpu = int(lines.task[row]), int(lines.cpu[row])
+        line = _Line(lines.text[begin : int(lines.end[row])], head, int(lines.place[row]),
+                     int(lines.time[row]), cpu, task, -1 - cpu if task in self.idle else task)
+        if line.role in _REFS_ROLES:
+            self._release(self._pending.get(line.key))
+            self._pending[line.key] = line
+        elif line.role in _OVERRIDE_ROLES:
+            self._override(line, self._pending.get(line.key))
         else:
-            self._override(seen, refs)
+            self._whole_call(line, self._pending.pop(line.key, None))
 
-    def _lane(self, seen: _Pending, role: Role) -> tuple[int, int, Role]:
-        """Lines of one call are of one task; pid 0 is a task of each cpu."""
-        return seen.task, seen.cpu if seen.task in self.idle else -1, role
-
-    def _call(self, seen: _Pending, refs: _Pending | None) -> None:
-        call = read_call(seen.arguments, seen.head, self.source, seen.place)
+    def _whole_call(self, line: _Line, refs: _Line | None) -> None:
+        call = self._read(line)
         if refs is not None:
-            del self._pending[self._lane(refs, _REFS_OF[self._role(seen)])]
             has_all = call.user != USER_UNKNOWN and call.count != COUNT_UNKNOWN and (
                 call.count == 0 or (call.pages and call.pages[0].page))
             if not has_all:
-                before = read_call(refs.arguments, refs.head, self.source, refs.place)
-                call = _lend(call, before)
-        self._open[self._lane(seen, self._role(seen))] = frozenset(p.page for p in call.pages)
-        self._add(seen, call, refs.place if refs else seen.place)
+                call = lend(call, self._read(refs))
+        self._open[line.key] = frozenset(page.page for page in call.pages)
+        self._add(line, call, refs.place if refs else line.place)
 
-    def _override(self, seen: _Pending, refs: _Pending | None) -> None:
-        call = read_call(seen.arguments, seen.head, self.source, seen.place)
-        whole = Role.MAP if self._role(seen) is Role.ADD_OVERRIDE else Role.UNMAP
+    def _override(self, line: _Line, refs: _Line | None) -> None:
+        """One page of a call of the kernels before 4.0."""
+        call = self._read(line)
         page = call.pages[0]
-        if page.page in self._open.get(self._lane(seen, whole), ()):
+        if page.page in self._open.get(line.key, ()):
             return  # 3.15-3.19: part of a call whose pages are known
         if refs is not None:
             refs.lent = True
-            before = read_call(refs.arguments, refs.head, self.source, refs.place)
+            before = self._read(refs)
             for known in before.pages:
                 if known.page == page.page:
                     page = known._replace(mfn=page.mfn, status=0)
             user = before.user if call.user == USER_UNKNOWN else call.user
             call = replace(call, pages=[page], user=user)
-        self._add(seen, call, refs.place if refs else seen.place)
+        self._add(line, call, refs.place if refs else line.place)
 
-    @staticmethod
-    def _role(seen: _Pending) -> Role:
-        assert seen.head.probe is not None
-        return seen.head.probe.role
+    def _read(self, line: _Line) -> Call:
+        return read_call(line.arguments, line.head, self.source, line.place)
 
-    def _release(self, refs: _Pending | None) -> None:
+    def _release(self, refs: _Line | None) -> None:
         """A call whose second line never came stands for itself."""
         if refs is not None and not refs.lent:
-            call = read_call(refs.arguments, refs.head, self.source, refs.place)
-            self._add(refs, call, refs.place)
+            self._add(refs, self._read(refs), refs.place)
 
-    def _add(self, seen: _Pending, call: Call, same_call: int) -> None:
-        role = self._role(seen)
+    def _add(self, line: _Line, call: Call, same_call: int) -> None:
         self.blank_arrays += call.blank_arrays
-        number = len(self._calls[0])
-        values = (seen.place, seen.time, seen.cpu, seen.task, role in MAP_ROLES,
-                  role in (Role.MAP_REFS, Role.UNMAP_REFS),
-                  role in (Role.ADD_OVERRIDE, Role.REMOVE_OVERRIDE), call.count, call.user,
-                  same_call)
-        for column, value in zip(self._calls, values, strict=True):
-            column.append(value)
-        for page in call.pages:
-            for column, value in zip(self._pages, (number, *page), strict=True):
-                column.append(value)
+        self._new_calls.append((
+            line.place, line.time, line.cpu, line.task, line.role in MAP_ROLES,
+            line.role in _REFS_ROLES, call.count, call.user, same_call))
+        self._new_pages += [
+            (self._size, page.page, page.mfn, page.domid, page.ref, page.handle,
+             page.status % (1 << 64)) for page in call.pages]
+        self._size += 1
+
+    def _flush(self) -> None:
+        """Move calls read one at a time into arrays, which are smaller."""
+        self._calls.append(np.array(self._new_calls, np.int64).reshape(-1, 9).T)
+        self._pages.append(np.array(self._new_pages, np.uint64).reshape(-1, 7).T)
+        self._new_calls.clear()
+        self._new_pages.clear()
 
     def table(self) -> CallTable:
         """All calls read, in the order of their lines."""
         for refs in self._pending.values():
             self._release(refs)
         self._pending.clear()
-        calls = [np.array(column, np.int64) for column in self._calls]
-        call_of, page, mfn, *rest = self._pages
+        self._flush()
+        calls = np.concatenate(self._calls, axis=1)
+        pages = np.concatenate(self._pages, axis=1)
         order = np.argsort(calls[0], kind="stable")
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
-        page_call = rank[np.array(call_of, np.int64)]
+        page_call = rank[pages[0].astype(np.int64)]
         by_call = np.argsort(page_call, kind="stable")
-        place, time, cpu, task, is_map, is_refs, is_override, count, user, same = (
-            column[order] for column in calls)
+        place, time, cpu, task, is_map, is_refs, count, user, same_call = calls[:, order]
+        _, page, mfn, domid, ref, handle, status = pages[:, by_call]
         return CallTable(
             place, time, cpu.astype(np.int16), task.astype(np.int32), is_map != 0, is_refs != 0,
-            is_override != 0, count, user, same, page_call[by_call],
-            np.array(page, np.uint64)[by_call], np.array(mfn, np.uint64)[by_call],
-            *(np.array(column, np.int64)[by_call] for column in rest))
+            count, user, same_call, page_call[by_call], page, mfn, domid.astype(np.int64),
+            ref.astype(np.int64), handle.astype(np.int64), status.view(np.int64))
 
 
-def _lend(call: Call, before: Call) -> Call:
-    """A call with what only its line from before the hypercall shows."""
-    pages = []
-    for i in range(max(len(call.pages), len(before.pages))):
-        known = call.pages[i] if i < len(call.pages) else Page(0)
-        lent = before.pages[i] if i < len(before.pages) else Page(0)
-        pages.append(Page(
-            known.page or lent.page, known.mfn,
-            lent.domid if known.domid == NO_DOMID else known.domid,
-            lent.ref if known.ref == NO_REF else known.ref,
-            lent.handle if known.handle == NO_HANDLE else known.handle,
-            known.status))
-    return Call(
-        before.count if call.count == COUNT_UNKNOWN else call.count,
-        before.user if call.user == USER_UNKNOWN else call.user,
-        pages, call.blank_arrays)
+def _is_map(head: Head) -> bool:
+    assert head.probe is not None
+    return head.probe.role in MAP_ROLES

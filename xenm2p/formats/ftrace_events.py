@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.formats.ftrace_calls import STATUS_UNKNOWN, USER_UNKNOWN, CallTable
+from xenm2p.formats.ftrace_calls import CallTable
 from xenm2p.formats.ftrace_lines import Mask
+from xenm2p.formats.ftrace_ops import STATUS_UNKNOWN, USER_UNKNOWN
 from xenm2p.formats.ftrace_writes import (
     Matches,
     Sightings,

@@ -140,8 +140,10 @@ class Classifier:
         return has
 
 
-def parse_numbers(data: Bytes, at: I64) -> tuple[U64, I64, Mask]:
-    """Numbers, decimal or 0x hex, that begin at `at` and end with a blank or the line.
+def parse_numbers(data: Bytes, at: I64, ends: Mask = _END_OF_FIELD) -> tuple[U64, I64, Mask]:
+    """Numbers, decimal or 0x hex, that begin at `at` and end before one of `ends`.
+
+    `ends` has True for the bytes that may follow: a blank or the end of the line.
 
     Returns their values, the offsets after them, and which of them are such numbers of at
     most 16 hex or 19 decimal digits.
@@ -160,7 +162,7 @@ def parse_numbers(data: Bytes, at: I64) -> tuple[U64, I64, Mask]:
             break
         length += is_number
         value = np.where(is_number, value * base + column, value)
-    good = (length > 0) & (length <= np.where(is_hex, 16, 19)) & _END_OF_FIELD[data[at + length]]
+    good = (length > 0) & (length <= np.where(is_hex, 16, 19)) & ends[data[at + length]]
     return value, at + length, good
 
 

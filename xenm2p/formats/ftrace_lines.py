@@ -104,6 +104,14 @@ def windows(data: Bytes, width: int) -> NDArray[np.uint8]:
     return np.lib.stride_tricks.sliding_window_view(data, width)
 
 
+def lanes_of(task: NDArray[np.int32], cpu: NDArray[np.int16], idle: list[int]) -> I64:
+    """The lane of each event: its task, or the cpu, counted below zero, where pid 0 runs."""
+    lane = task.astype(np.int64)
+    if idle:
+        lane = np.where(np.isin(task, idle), -1 - cpu.astype(np.int64), lane)
+    return lane
+
+
 def _digits(columns: NDArray[np.uint8]) -> I64:
     """The numbers of (n, width) digits, blanks before them being nothing."""
     number = np.zeros(len(columns), np.int64)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xenm2p.formats.ftrace_calls import CALL_ROLES, MAP_ROLES, CallReader
+from xenm2p.formats.ftrace_calls import CallReader
 from xenm2p.formats.ftrace_fields import Classifier, Head, parse_fields
 from xenm2p.formats.ftrace_lines import Lines, Mask
+from xenm2p.formats.ftrace_ops import CALL_ROLES, MAP_ROLES
 from xenm2p.formats.ftrace_writes import Sightings
 from xenm2p.formats.probes import Role
 from xenm2p.trace import I64, U64
@@ -66,7 +67,7 @@ def _take(lines: Lines, rows: I64, source: int, values: list[U64]) -> Sightings:
 def sight(lines: Lines, classifier: Classifier, calls: CallReader, seen: Sighted,
            source: str) -> None:
     """Sort the events of one block by what they mean."""
-    call_lines: list[tuple[int, Head]] = []
+    call_lines: list[tuple[Head, I64]] = []
     for head, rows in classifier.groups(lines):
         probe = head.probe
         if probe is None or probe.role is Role.MARKER:
@@ -78,11 +79,11 @@ def sight(lines: Lines, classifier: Classifier, calls: CallReader, seen: Sighted
             continue
         function = seen.functions.setdefault(head.text.decode("latin-1"), len(seen.functions))
         if role in CALL_ROLES:
-            call_lines += [(row, head) for row in rows.tolist()]
+            call_lines.append((head, rows))
         elif role is Role.WAIT:
             seen.waits += len(rows)
         else:
             values = parse_fields(lines, rows, head, source)
             seen.rows[role].append(_take(lines, rows, function, values))
-    for row, head in sorted(call_lines, key=lambda line: line[0]):
-        calls.read(lines, row, head)
+    if call_lines:
+        calls.read(lines, call_lines)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.formats.ftrace_calls import COUNT_UNKNOWN, STATUS_UNKNOWN, CallTable
-from xenm2p.formats.ftrace_lines import Mask
+from xenm2p.formats.ftrace_calls import CallTable
+from xenm2p.formats.ftrace_lines import Mask, lanes_of
+from xenm2p.formats.ftrace_ops import COUNT_UNKNOWN, STATUS_UNKNOWN
 from xenm2p.trace import FOREIGN, I64, INVALID, U64
 
 # arch/x86/include/asm/page_64.h: __VMEMMAP_BASE_L4; sizeof(struct page) is 64
@@ -50,14 +51,6 @@ class Sightings:
         """The sightings at `where`."""
         return Sightings(self.place[where], self.time[where], self.cpu[where], self.task[where],
                          self.source[where], tuple(value[where] for value in self.values))
-
-
-def lanes_of(task: NDArray[np.int32], cpu: NDArray[np.int16], idle: list[int]) -> I64:
-    """The lane of each event: its task, or the cpu, counted below zero, where pid 0 runs."""
-    lane = task.astype(np.int64)
-    if idle:
-        lane = np.where(np.isin(task, idle), -1 - cpu.astype(np.int64), lane)
-    return lane
 
 
 def without_inner(seen: Sightings, idle: list[int], width: int) -> Sightings:
