@@ -1,3 +1,277 @@
+"""One chunk with numpy, where its pages and frames are plain; None where they are not.
+
+The steps are pairing (by page), sharing (by frame), looking (what mfn_to_pfn answers), and
+storing. Nothing is written to the tables before everything is known to be plain.
+"""
+
 from __future__ import annotations
-def replay_plain(tables, observer, events, first):
-    return None
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xenm2p.engine import pairing, storing
+from xenm2p.engine.looking import Looks, look_up, questions
+from xenm2p.engine.observe import Observer
+from xenm2p.engine.pairing import OF_TABLE
+from xenm2p.engine.replay import (
+    NO_EVENT,
+    Collisions,
+    Counts,
+    Ending,
+    Fact,
+    Locks,
+    Result,
+    Segment,
+    Shares,
+    Side,
+    Transitions,
+    Warn,
+)
+from xenm2p.engine.sharing import Overrides, Sharing, frontends_are_plain, share
+from xenm2p.engine.tables import Tables
+from xenm2p.engine.work import Work, begin, ended_in_use, page_facts
+from xenm2p.trace import FOREIGN, INVALID, Events, Kind
+
+# What can be carried out here, and of it what concerns a page.
+_CARRIED_OUT = frozenset({
+    Kind.MAP, Kind.UNMAP, Kind.SET_P2M, Kind.LOOKUP, Kind.GUP_FAST, Kind.DIO_WRITE,
+    Kind.DIO_READ, Kind.GRANT, Kind.END_GRANT,
+})
+_ON_PAGES = np.zeros(256, np.bool_)
+_ON_PAGES[[Kind.MAP, Kind.UNMAP, Kind.SET_P2M, Kind.GUP_FAST, Kind.DIO_READ,
+           Kind.DIO_WRITE]] = True
+
+
+def replay_plain(
+    tables: Tables, observer: Observer, chunk: Events, first: int
+) -> Segment | None:
+    """Replay the events of `chunk`, numbered from `first`; None if not all is plain."""
+    kinds = np.bincount(chunk.kind, minlength=len(Kind)).tolist()
+    if any(count and kind not in _CARRIED_OUT for kind, count in enumerate(kinds)):
+        return None
+    if observer.writes_seen and observer.options.judge_writes:
+        return None
+    if observer.watch.held or observer.watch.undecided:
+        return None
+    rows = None
+    if kinds[Kind.MAP] + kinds[Kind.UNMAP] < len(chunk):
+        rows = np.flatnonzero(_ON_PAGES.take(chunk.kind))
+    failed = observer.machine.failed_calls
+    pairs = pairing.pair(tables, observer.machine.model, chunk, rows, failed)
+    if pairs is None:
+        return None
+    work = begin(tables, observer, chunk, first, pairs, rows)
+    if work is None:
+        return None
+    shared = looks = None
+    asks = questions(work)
+    if asks is None or not _targets_are_still(work, asks):
+        return None
+    if work.model.overrides:
+        shared = _share(work, asks)
+        if shared is None:
+            return None
+    elif not _nothing_stuck(work):
+        return None
+    looks = look_up(work, asks, shared)
+    if looks is None:
+        return None
+    page_facts(work)
+    if kinds[Kind.END_GRANT]:
+        ended_in_use(work)
+    _frame_facts(work, shared)
+    facts = work.facts.table()
+    if len(facts) and observer.last_loss != NO_EVENT:
+        return None  # what a loss makes unsure is left to the rules
+    details = observer.options.details
+    segment = Segment(
+        first, chunk, work.result, _warnings(work), looks.resolutions,
+        _transitions(work, shared) if details else Transitions.of([]),
+        _shares(work) if details else Shares.of([]),
+        Locks.of([]), Collisions.of([]), facts, _counts(work, shared, kinds),
+    )
+    storing.store(work, shared)
+    return segment
+
+
+def _targets_are_still(work: Work, asks: Looks) -> bool:
+    """Whether no page that is mapped or written here is the frontend of an active frame."""
+    pairs, tables = work.pairs, work.tables
+    begun = work.tables.frame_slots(work.chunk.mfn.take(work.begun))  # may make new targets
+    acting = pairs.slot.take(pairs.heads)
+    if not pairs.clean:
+        kind = work.chunk.kind.take(pairs.pos)
+        acting = np.unique(pairs.slot[kind <= Kind.SET_P2M])
+    touched = acting[tables.pages.column["target"].take(acting)]
+    if not len(touched):
+        return True
+    is_touched = np.zeros(tables.pages.used, np.bool_)
+    is_touched[touched] = True
+    column, used = tables.frames.column, tables.frames.used
+    busy = is_touched.take(column["page"][:used]) & (column["live"][:used] > 0)
+    if busy.any():
+        return False
+    active = np.concatenate([begun, asks.frame])
+    return not is_touched.take(column["page"].take(active)).any()
+
+
+def _share(work: Work, asks: Looks) -> Sharing | None:
+    pairs, tables, chunk = work.pairs, work.tables, work.chunk
+    pos = work.begun
+    old = work.ended[pairs.owner.take(work.ended) == OF_TABLE]
+    old_slot = pairs.slot.take(old)
+    if work.model.overrides_need_user:
+        if not _no_stale_override(work, asks):
+            return None
+        unlisted = np.concatenate([
+            tables.frame_slots(chunk.mfn.take(pos[chunk.user.take(pos) == 0])),
+            tables.pages.column["frame"].take(old_slot),
+        ])
+        if not frontends_are_plain(tables, work.model, unlisted):
+            return None
+        pos = pos[chunk.user.take(pos) != 0]
+        kept = tables.pages.column["listed"].take(old_slot)
+        old, old_slot = old[kept], old_slot[kept]
+    frame = tables.frame_slots(chunk.mfn.take(pos))
+    column = tables.pages.column
+    overrides = Overrides(
+        pos, frame, work.end, column["frame"].take(old_slot).astype(np.int64),
+        pairs.pos.take(old), column["map_event"].take(old_slot), asks.pos, asks.frame,
+    )
+    return share(tables, work.model, overrides, work.first, len(chunk))
+
+
+def _no_stale_override(work: Work, asks: Looks) -> bool:
+    """Whether no page that stayed listed without its share can be found for a frame here.
+
+    Since 1429d46df4c5 (3.15) an unmap without kmap_ops leaves a page listed that was mapped
+    with them, and a later map of it can make the search find it for another frame.
+    """
+    column, used = work.tables.pages.column, work.tables.pages.used
+    stale = np.flatnonzero(column["odd"][:used] & (column["bucket"][:used] >= 0))
+    frames = column["private_mfn"][stale]
+    return not len(stale) or not any(
+        np.isin(mfn, frames).any()
+        for mfn in (work.chunk.mfn.take(work.begun), work.owned("mfn", work.ended), asks.mfn))
+
+
+def _nothing_stuck(work: Work) -> bool:
+    """Without an override list: no frame whose share ends here is FOREIGN at its frontend."""
+    tables = work.tables
+    column, used = tables.pages.column, tables.pages.used
+    if not tables.starts_foreign and not column["odd"][:used].any():
+        return True
+    frames = tables.frame_slots(work.owned("mfn", work.ended))
+    return frontends_are_plain(tables, work.model, frames)
+
+
+def _frame_facts(work: Work, shared: Sharing | None) -> None:
+    """XM203 and XM204."""
+    if shared is None:
+        return
+    chunk = work.chunk
+    user = chunk.user.take(shared.alias_pos) != 0
+    pos, frame = shared.alias_pos[user], shared.alias_frame[user]
+    if len(pos):
+        order = np.argsort(pos)
+        pos, frame = pos[order], frame[order]
+        page = work.tables.frames.column["page"].take(frame)
+        work.facts.add(
+            Fact.LOCAL_ALIAS, pos, event=pos + work.first, mfn=chunk.mfn.take(pos),
+            pfn=work.tables.pages.column["pfn"].take(page), old=chunk.pfn.take(pos),
+            other=pos + work.first)
+    pos = shared.multi_pos
+    work.facts.add(Fact.MULTI_ALIAS, pos, event=pos + work.first, pfn=chunk.pfn.take(pos),
+                   mfn=chunk.mfn.take(pos), other=shared.multi_other)
+
+
+def _warnings(work: Work) -> NDArray[np.uint8]:
+    warnings = np.zeros(len(work.chunk), np.uint8)
+    if work.model.overrides:
+        return warnings
+    pairs = work.pairs
+    if pairs.clean:
+        held = pairs.heads[(pairs.base != np.uint64(INVALID))]
+        rows = held[pairs.is_map.take(held)]
+    else:
+        rows = np.flatnonzero(
+            pairs.is_map & (pairs.before | (pairs.base != np.uint64(INVALID))))
+    warnings[pairs.pos.take(rows)] = Warn.NOT_BALLOONED
+    return warnings
+
+
+def _counts(work: Work, shared: Sharing | None, kinds: list[int]) -> Counts:
+    pairs, result = work.pairs, work.result
+    if pairs.clean:
+        maps, unmaps = kinds[Kind.MAP], kinds[Kind.UNMAP]
+        foreign_set, foreign_cleared = maps, unmaps
+    else:
+        done = result == Result.OK
+        maps = len(work.begun)
+        unmaps = int(np.count_nonzero(done)) - maps
+        replaced = int(np.count_nonzero(pairs.is_map & pairs.before & (
+            pairs.result == Result.OK)))
+        foreign_set, foreign_cleared = maps - replaced, unmaps
+    sets = len(shared.set_pos) if shared else 0
+    clears = len(shared.cleared_pos) if shared else 0
+    status = work.chunk.status
+    failed = 0
+    if not pairs.clean and status.any():
+        failed = int(np.count_nonzero((work.chunk.kind == Kind.MAP) & (status != 0)))
+    return Counts(
+        events=len(work.chunk), maps=maps, unmaps=unmaps, failed_maps=failed,
+        foreign_set=foreign_set + sets, foreign_cleared=foreign_cleared + clears,
+        frontend_set=sets, frontend_cleared=clears,
+    )
+
+
+def _transitions(work: Work, shared: Sharing | None) -> Transitions:
+    """The p2m entries that changed: the event's own page, then its frontend."""
+    pairs, chunk = work.pairs, work.chunk
+    mapped = np.flatnonzero(pairs.is_map & (pairs.result == Result.OK))
+    unmapped = np.flatnonzero(pairs.is_unmap & (pairs.result == Result.OK))
+    bit = np.uint64(FOREIGN)
+    held = work.bases(mapped)
+    if not pairs.clean:
+        over = pairs.before.take(mapped)
+        held = np.where(over, work.owned("mfn", mapped) | bit, held)
+    left = work.bases(unmapped) if work.model.overrides else (
+        np.full(len(unmapped), INVALID, np.uint64))
+    parts = [
+        (pairs.pos.take(mapped), work.pfns(mapped), held,
+         chunk.mfn.take(pairs.pos.take(mapped)) | bit, Side.BACKEND),
+        (pairs.pos.take(unmapped), work.pfns(unmapped), work.owned("mfn", unmapped) | bit,
+         left, Side.BACKEND),
+    ]
+    written = np.flatnonzero(chunk.kind == Kind.SET_P2M)
+    if len(written):
+        rows = np.flatnonzero(chunk.kind.take(pairs.pos) == Kind.SET_P2M)
+        at = pairs.pos.take(rows)
+        parts.append((at, chunk.pfn.take(at), work.bases(rows), chunk.mfn.take(at), Side.WRITE))
+    if shared is not None:
+        column = work.tables.frames.column
+        for pos, frame, marked in ((shared.set_pos, shared.set_frame, True),
+                                   (shared.cleared_pos, shared.cleared_frame, False)):
+            mfn = column["mfn"].take(frame)
+            page = work.tables.pages.column["pfn"].take(column["page"].take(frame))
+            old, new = (mfn, mfn | bit) if marked else (mfn | bit, mfn)
+            parts.append((pos, page, old, new, Side.FRONTEND))
+    pos, pfn, old, new = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    side = np.repeat(np.array([part[4] for part in parts], np.uint8),
+                     [len(part[0]) for part in parts])
+    order = np.argsort(pos * 4 + side)
+    order = order[old[order] != new[order]]
+    return Transitions(pos[order] + work.first, pfn[order], old[order], new[order], side[order])
+
+
+def _shares(work: Work) -> Shares:
+    """The shares that ended."""
+    pairs = work.pairs
+    rows = work.ended[np.argsort(pairs.pos.take(work.ended))]
+    ending = np.where(pairs.is_map.take(rows), Ending.REPLACED, Ending.UNMAP).astype(np.uint8)
+    return Shares(
+        work.owned("map_event", rows), work.events(rows), work.owned("mfn", rows),
+        work.pfns(rows), work.owned("domid", rows), work.owned("ref", rows),
+        work.owned("handle", rows), work.owned("user", rows).astype(np.uint8),
+        work.owned("first_time", rows), work.chunk.time.take(pairs.pos.take(rows)), ending,
+    )

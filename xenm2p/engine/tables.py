@@ -130,6 +130,11 @@ class Tables:
         """The tables before the first event of `trace`."""
         return cls(Intervals.of(p2m_rows(trace)), Intervals.of(m2p_rows(trace)))
 
+    @property
+    def starts_foreign(self) -> bool:
+        """Whether the initial memory has FOREIGN entries."""
+        return bool(foreign(self.initial_p2m.value).any())
+
     def page_slots(self, pfns: U64) -> Slot:
         """The slots of `pfns`, made where they are new; slot 0 for INVALID."""
         slots = self.pages.find(pfns)
@@ -172,4 +177,5 @@ class Tables:
 def foreign(entries: U64) -> NDArray[np.bool_]:
     """Which p2m entries have the FOREIGN bit; INVALID does not count. Any shape."""
     marked: NDArray[np.bool_] = entries.view(np.int64) < 0
-    return marked & (entries != np.uint64(INVALID))
+    marked &= entries != np.uint64(INVALID)
+    return marked

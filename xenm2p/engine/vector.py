@@ -37,8 +37,7 @@ def replay(
     observer = Observer(machine, trace.domain, options or Options())
     number = 0
     for events in trace.chunks(min(chunk, CHUNK)):
-        for segment in _replay_events(tables, observer, events, number):
-            yield segment
+        yield from _replay_events(tables, observer, events, number)
         number += len(events)
     take_out(tables, model, observer)
     observer.finish()

@@ -1,0 +1,126 @@
+"""What mfn_to_pfn answers in a chunk: lookups, get_user_pages_fast and direct I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xenm2p.engine.replay import NO_EVENT, Fact, Resolutions
+from xenm2p.engine.sharing import Sharing
+from xenm2p.engine.tables import Slot, Tables
+from xenm2p.engine.work import Work
+from xenm2p.trace import FOREIGN, FRAME_MASK, IDENTITY, INVALID, U64, Kind
+
+
+@dataclass(slots=True)
+class Looks:
+    """The questions of a chunk by time: pos (q,), kind, frame slot and frame asked for.
+
+    `own` is the backend page of direct I/O on a live share, else INVALID. `resolutions`
+    is filled in by `look_up`.
+    """
+
+    pos: Slot
+    frame: Slot
+    mfn: U64
+    own: U64
+    resolutions: Resolutions
+
+
+def questions(work: Work) -> Looks | None:
+    """What the chunk asks; None where direct I/O makes a kernel backend's share resolve."""
+    chunk, pairs = work.chunk, work.pairs
+    asked = np.flatnonzero(chunk.kind == Kind.LOOKUP)
+    parts = [(asked, chunk.mfn.take(asked), np.full(len(asked), INVALID, np.uint64))]
+    if not pairs.clean:
+        kind = chunk.kind.take(pairs.pos)
+        dio = np.flatnonzero((kind == Kind.DIO_READ) | (kind == Kind.DIO_WRITE))
+        live = pairs.before.take(dio)
+        if work.model.overrides and (live & ~work.owned("user", dio).astype(np.bool_)).any():
+            return None
+        mfn = np.where(live, work.owned("mfn", dio), np.uint64(INVALID))
+        parts.append((pairs.pos.take(dio), mfn, np.where(live, work.pfns(dio), mfn)))
+        gup = np.flatnonzero(kind == Kind.GUP_FAST)
+        base = work.bases(gup)
+        frame = np.where(base == np.uint64(INVALID), base, base & np.uint64(FRAME_MASK))
+        mfn = np.where(pairs.before.take(gup), work.owned("mfn", gup), frame)
+        parts.append((pairs.pos.take(gup), mfn, np.full(len(gup), INVALID, np.uint64)))
+    pos, mfn, own = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    if len(parts) > 1:
+        order = np.argsort(pos)
+        pos, mfn, own = pos[order], mfn[order], own[order]
+    return Looks(pos, work.tables.frame_slots(mfn), mfn, own, Resolutions.of([]))
+
+
+def look_up(work: Work, asks: Looks, shared: Sharing | None) -> Looks | None:
+    """Answer the questions; None where an answer hangs on what is not plain."""
+    if not len(asks.pos):
+        return asks
+    tables, chunk = work.tables, work.chunk
+    frames, pages = tables.frames.column, tables.pages.column
+    frontend = pages["pfn"].take(frames["page"].take(asks.frame))
+    count = len(asks.pos)
+    newest = np.full(count, NO_EVENT)
+    marked = np.zeros(count, np.bool_)
+    if shared is not None:
+        local = shared.query_local
+        if len(shared.query_live):
+            newest = shared.query_newest
+            marked = local & work.model.marks_frontend & (shared.query_live > 0)
+    else:
+        entry = pages["p2m"].take(frames["page"].take(asks.frame))
+        marked = (entry == (asks.mfn | np.uint64(FOREIGN))) & (asks.frame > 0)
+        local = marked | ((entry == asks.mfn) & (asks.frame > 0))
+    answer = np.full(count, INVALID, np.uint64)
+    direct = local & ~marked
+    answer[direct] = frontend[direct]
+    found = ~direct & (newest != NO_EVENT)
+    answer[found] = _page_of(tables, work, newest[found])
+    nothing = np.flatnonzero(~direct & ~found & (asks.mfn != np.uint64(INVALID)))
+    if len(nothing):
+        identity = _identity(work, asks.mfn[nothing])
+        if identity is None:
+            return None
+        answer[nothing[identity]] = asks.mfn[nothing[identity]]
+    newest = np.where(found, newest, NO_EVENT)
+    kind = chunk.kind.take(asks.pos)
+    shown = np.where(local, frontend, np.uint64(INVALID))
+    hazard = marked & found & (answer != frontend)
+    hazard &= (kind == Kind.LOOKUP) | (
+        (kind == Kind.GUP_FAST) & (chunk.pfn.take(asks.pos) == frontend))
+    at = np.flatnonzero(hazard)
+    work.facts.add(Fact.GUP_FAST_HAZARD, asks.pos[at], event=asks.pos[at] + work.first,
+                   pfn=frontend[at], mfn=asks.mfn[at], old=answer[at], other=newest[at])
+    if work.model.vma_pages:
+        answer = np.where(asks.own != np.uint64(INVALID), asks.own, answer)
+    dio = (kind == Kind.DIO_READ) | (kind == Kind.DIO_WRITE)
+    unshared = dio & (asks.own == np.uint64(INVALID))
+    answer[unshared] = INVALID
+    asks.resolutions = Resolutions(
+        asks.pos + work.first, asks.mfn, answer, shown, marked.astype(np.uint8), newest)
+    return asks
+
+
+def _page_of(tables: Tables, work: Work, map_event: Slot) -> U64:
+    """The backend pages of shares by their map events."""
+    at = map_event - work.first
+    pfn = work.chunk.pfn.take(np.maximum(at, 0))
+    old = np.flatnonzero(at < 0)
+    if len(old):
+        live = tables.live()
+        events = tables.pages.column["map_event"][live]
+        order = np.argsort(events)
+        live, events = live[order], events[order]
+        pfn[old] = tables.pages.column["pfn"][live[np.searchsorted(events, map_event[old])]]
+    return pfn
+
+
+def _identity(work: Work, mfn: U64) -> Slot | None:
+    """Which frames are identity mapped, p2m[mfn] == I(mfn); None where that may change."""
+    tables, pairs = work.tables, work.pairs
+    slots = tables.page_slots(mfn)
+    entries = tables.pages.column["p2m"].take(slots)
+    if np.isin(slots, pairs.slot.take(pairs.heads)).any():
+        return None
+    return np.flatnonzero(entries == (mfn | np.uint64(IDENTITY)))

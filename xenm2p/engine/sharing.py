@@ -1,0 +1,308 @@
+"""Sort a chunk's shares by frame: who is the first, the last, the newest of a frame.
+
+For a plain frame (its frontend page is not mapped or written in the chunk) everything
+follows from how many overrides are live: the frontend's entry is marked while there is
+one, in the kernels that mark it. Most frames never have two at once; only those that do,
+and those that are looked up, are followed event by event (`_follow`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xenm2p.engine.replay import NO_EVENT
+from xenm2p.engine.tables import Slot, Tables
+from xenm2p.kernels import KernelModel
+from xenm2p.trace import FOREIGN
+
+Mask = NDArray[np.bool_]
+
+
+def _none() -> Slot:
+    return np.zeros(0, np.int64)
+
+
+@dataclass(slots=True)
+class Overrides:
+    """The listed shares that begin or end in a chunk.
+
+    Begun in it, ordered by time: pos (a,), frame (a,) slot; `end` (n,) gives for the
+    position of a map the position of its end, n if live after the chunk. From before it
+    and ended in it: old_frame, old_end, old_event (o,). Looked up: query_pos and
+    query_frame (q,), ordered by time, frame 0 for a frame that does not exist.
+    """
+
+    pos: Slot
+    frame: Slot
+    end: Slot
+    old_frame: Slot
+    old_end: Slot
+    old_event: Slot
+    query_pos: Slot = field(default_factory=_none)
+    query_frame: Slot = field(default_factory=_none)
+
+
+@dataclass(slots=True)
+class Sharing:
+    """What the overrides of a chunk did; positions are in the chunk.
+
+    set_pos, cleared_pos with their frames: frontend entries marked and un-marked.
+    alias_pos: maps after which the frame resolves to its frontend page. multi_pos: maps
+    that made two of one, with multi_other, the other's map event. entry_frame,
+    entry_marked: frames whose frontend entry is to be written so after the chunk.
+    For the queries: live overrides, newest one's map event (NO_EVENT), whether the frame
+    is local, and the page slot of the frontend.
+    """
+
+    set_pos: Slot
+    set_frame: Slot
+    cleared_pos: Slot
+    cleared_frame: Slot
+    alias_pos: Slot
+    alias_frame: Slot
+    multi_pos: Slot
+    multi_other: Slot
+    entry_frame: Slot
+    entry_marked: Mask
+    query_live: Slot = field(default_factory=_none)
+    query_newest: Slot = field(default_factory=_none)
+    query_local: Mask = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+
+def sort_by_frame(frame: Slot, pos: Slot, used: int, length: int) -> tuple[Slot, Slot]:
+    """(frame, pos) pairs ordered by both."""
+    if used <= 1 << 16 and length <= 1 << 16:
+        key = (frame.astype(np.uint32) << np.uint32(16)) | pos.astype(np.uint32)
+        key.sort()
+        return (key >> np.uint32(16)).astype(np.int64), (key & np.uint32(0xFFFF)).astype(np.int64)
+    wide = (frame << 17) | pos
+    wide.sort()
+    return wide >> 17, wide & 0x1FFFF
+
+
+def heads_of(values: Slot) -> Slot:
+    """The first row of each run of equal `values`."""
+    head = np.empty(len(values), np.bool_)
+    head[:1] = True
+    np.not_equal(values[1:], values[:-1], out=head[1:])
+    return np.flatnonzero(head)
+
+
+def share(
+    tables: Tables, model: KernelModel, overrides: Overrides, first: int, length: int
+) -> Sharing | None:
+    """Follow the overrides of a chunk of `length` events that begins at event `first`.
+
+    None where a frame's frontend entry is not what its overrides explain.
+    """
+    frame, pos = sort_by_frame(overrides.frame, overrides.pos, tables.frames.used, length)
+    end = overrides.end.take(pos)
+    heads = heads_of(frame)
+    distinct = frame.take(heads)
+    followed = _followed(tables, overrides, frame, pos, end, heads)
+    local = _local(tables, model, distinct)
+    old_local = _local(tables, model, overrides.old_frame)
+    query_local = _local(tables, model, overrides.query_frame)
+    if local is None or old_local is None or query_local is None:
+        return None
+    counts = np.diff(heads, append=len(frame))
+    row_local = np.repeat(local, counts) if len(local) and not local.all() else (
+        np.full(len(frame), bool(len(local))))
+    old_rest = overrides.old_end, overrides.old_frame, old_local
+    if len(followed):
+        is_followed = np.zeros(tables.frames.used, np.bool_)
+        is_followed[followed] = True
+        rest = ~is_followed.take(frame)
+        old_keep = ~is_followed.take(overrides.old_frame)
+        old_rest = tuple(part[old_keep] for part in old_rest)  # type: ignore[assignment]
+        frame, pos, end, row_local = frame[rest], pos[rest], end[rest], row_local[rest]
+    frame, pos, end = frame[row_local], pos[row_local], end[row_local]
+    old_end, old_frame, old_is_local = old_rest
+    old_end, old_frame = old_end[old_is_local], old_frame[old_is_local]
+    ended = np.flatnonzero(end < length)
+    live = np.flatnonzero(end >= length)
+    none, marks = _none(), model.marks_frontend
+    made = Sharing(
+        set_pos=pos if marks else none,
+        set_frame=frame if marks else none,
+        cleared_pos=np.concatenate([end.take(ended), old_end]) if marks else none,
+        cleared_frame=np.concatenate([frame.take(ended), old_frame]) if marks else none,
+        alias_pos=none if marks else pos, alias_frame=none if marks else frame,
+        multi_pos=none, multi_other=none,
+        entry_frame=np.concatenate([old_frame, frame.take(live)]) if marks else none,
+        entry_marked=np.repeat([False, True], [len(old_frame), len(live)]) if marks else (
+            np.zeros(0, np.bool_)),
+        query_local=query_local,
+    )
+    if len(followed):
+        _follow(tables, model, overrides, made, is_followed, first)
+    return made
+
+
+def _local(tables: Tables, model: KernelModel, frames: Slot) -> Mask | None:
+    """Which frames have a local frontend page; None where its entry is not as it should be.
+
+    Local means p2m[m2p[mfn]] is mfn, or F(mfn) while an override is live and marks it.
+    """
+    column = tables.frames.column
+    entry = tables.pages.column["p2m"].take(column["page"].take(frames))
+    mfn = column["mfn"].take(frames)
+    plain = entry == mfn
+    marked = entry == (mfn | np.uint64(FOREIGN))
+    expected = column["listed"].take(frames) > 0
+    if not model.marks_frontend:
+        expected[:] = False
+    if (marked & ~expected).any() or (plain & expected).any():
+        return None
+    local: Mask = plain | marked
+    local[frames == 0] = False
+    return local
+
+
+def frontends_are_plain(tables: Tables, model: KernelModel, frames: Slot) -> bool:
+    """Whether each frame's frontend entry is what the live overrides explain."""
+    return _local(tables, model, frames) is not None
+
+
+def _followed(
+    tables: Tables, overrides: Overrides, frame: Slot, pos: Slot, end: Slot, heads: Slot
+) -> Slot:
+    """The frames that need following: two live overrides at once, or looked up."""
+    overlaps = end[:-1] > pos[1:]
+    overlaps &= frame[1:] == frame[:-1]
+    found = [frame[1:][overlaps], overrides.query_frame]
+    listed = tables.frames.column["listed"]
+    old_frames, ended = np.unique(overrides.old_frame, return_counts=True)
+    found.append(old_frames[listed.take(old_frames) > 1])
+    distinct = frame.take(heads)
+    busy = np.flatnonzero(listed.take(distinct) > 0)
+    if len(busy):
+        latest = np.zeros(len(old_frames) + 1, np.int64)
+        np.maximum.at(latest, np.searchsorted(old_frames, overrides.old_frame),
+                      overrides.old_end)
+        at = np.minimum(np.searchsorted(old_frames, distinct[busy]), max(len(old_frames) - 1, 0))
+        known = old_frames[at] == distinct[busy] if len(old_frames) else np.zeros(len(busy), bool)
+        gone = known & (ended[at] == listed.take(distinct[busy])) if len(old_frames) else known
+        found.append(distinct[busy[~(gone & (latest[at] < pos.take(heads[busy])))]])
+    followed = np.concatenate(found)
+    return np.unique(followed[followed > 0]) if len(followed) else followed
+
+
+def _follow(
+    tables: Tables, model: KernelModel, overrides: Overrides, made: Sharing,
+    is_followed: Mask, first: int,
+) -> None:
+    """Go through the followed frames' overrides and lookups in order, and add to `made`."""
+    length = len(overrides.end)
+    begun = np.flatnonzero(is_followed.take(overrides.frame))
+    pos, frame = overrides.pos[begun], overrides.frame[begun]
+    end = overrides.end[pos]
+    over = np.flatnonzero(end < length)
+    old = np.flatnonzero(is_followed.take(overrides.old_frame))
+    asked = np.flatnonzero(is_followed.take(overrides.query_frame))
+    sizes = [len(begun), len(over), len(old), len(asked)]
+    row_frame = np.concatenate([frame, frame[over], overrides.old_frame[old],
+                                overrides.query_frame[asked]])
+    row_pos = np.concatenate([pos, end[over], overrides.old_end[old],
+                              overrides.query_pos[asked]])
+    event = np.concatenate([pos + first, pos[over] + first, overrides.old_event[old],
+                            np.zeros(len(asked), np.int64)])
+    change = np.repeat(np.array([1, -1, -1, 0]), sizes)
+    query = np.concatenate([np.full(sum(sizes[:3]), -1), asked])
+    order = np.lexsort((row_pos, row_frame))
+    row_frame, row_pos, event = row_frame[order], row_pos[order], event[order]
+    change, query = change[order], query[order]
+    heads = heads_of(row_frame)
+    distinct = row_frame[heads]
+    group = np.zeros(len(row_frame), np.int64)
+    group[heads[1:]] = 1
+    group = np.cumsum(group)
+    live_pages = _live_overrides(tables, is_followed)
+    live_event = tables.pages.column["map_event"][live_pages]
+    live_group = np.searchsorted(distinct, tables.pages.column["frame"][live_pages])
+    kept = (live_group < len(distinct)) & (
+        distinct[np.minimum(live_group, len(distinct) - 1)]
+        == tables.pages.column["frame"][live_pages])
+    live_pages, live_event, live_group = live_pages[kept], live_event[kept], live_group[kept]
+
+    count = np.cumsum(change)
+    before_group = np.concatenate([[0], count[heads[1:] - 1]])
+    count += (tables.frames.column["listed"][distinct] - before_group)[group]
+    first_xor = np.zeros(len(distinct), np.int64)
+    np.bitwise_xor.at(first_xor, live_group, live_event)
+    xor = np.bitwise_xor.accumulate(np.where(change != 0, event, 0))
+    xor_before = np.concatenate([[0], xor[heads[1:] - 1]])
+    xor = xor ^ (first_xor ^ xor_before)[group]
+
+    local = _local(tables, model, distinct)
+    assert local is not None  # the caller has asked before
+    row_local = local[group]
+    added, removed = change > 0, change < 0
+    made.multi_pos = row_pos[added & (count == 2)]
+    made.multi_other = (xor ^ event)[added & (count == 2)]
+    if model.marks_frontend:
+        sets = added & (count == 1) & row_local
+        clears = removed & (count == 0) & row_local
+        made.set_pos = np.concatenate([made.set_pos, row_pos[sets]])
+        made.set_frame = np.concatenate([made.set_frame, row_frame[sets]])
+        made.cleared_pos = np.concatenate([made.cleared_pos, row_pos[clears]])
+        made.cleared_frame = np.concatenate([made.cleared_frame, row_frame[clears]])
+        tails = np.append(heads[1:] - 1, len(row_frame) - 1)
+        made.entry_frame = np.concatenate([made.entry_frame, distinct[local]])
+        made.entry_marked = np.concatenate([made.entry_marked, count[tails][local] > 0])
+    else:
+        aliases = added & row_local
+        made.alias_pos = np.concatenate([made.alias_pos, row_pos[aliases]])
+        made.alias_frame = np.concatenate([made.alias_frame, row_frame[aliases]])
+    if not len(asked):
+        return
+    made.query_live = np.zeros(len(overrides.query_pos), np.int64)
+    made.query_newest = np.full(len(overrides.query_pos), NO_EVENT)
+    looks = np.flatnonzero(query >= 0)
+    at = query[looks]
+    made.query_live[at] = count[looks]
+    single = count[looks] == 1
+    made.query_newest[at[single]] = xor[looks[single]]
+    many = looks[count[looks] > 1]
+    if len(many):
+        still = np.full(len(live_event), length)
+        ended_at = np.argsort(overrides.old_event)
+        place = np.searchsorted(overrides.old_event[ended_at], live_event)
+        place = np.minimum(place, max(len(ended_at) - 1, 0))
+        if len(ended_at):
+            hit = overrides.old_event[ended_at][place] == live_event
+            still[hit] = overrides.old_end[ended_at][place[hit]]
+        made.query_newest[query[many]] = _newest(
+            np.concatenate([live_group, group[added]]),
+            np.concatenate([live_event, event[added]]),
+            np.concatenate([still, overrides.end[row_pos[added]]]),
+            group[many], row_pos[many], first)
+
+
+def _live_overrides(tables: Tables, is_followed: Mask) -> Slot:
+    column = tables.pages.column
+    live = tables.live()
+    live = live[column["listed"][live]]
+    return live[is_followed.take(column["frame"][live])]
+
+
+def _newest(
+    group: Slot, event: Slot, end: Slot, asked_group: Slot, asked_pos: Slot, first: int
+) -> Slot:
+    """The newest share of each asked group that lives at the asked position."""
+    order = np.lexsort((event, group))
+    group, event, end = group[order], event[order], end[order]
+    low, top = int(event.min()), int(event.max())
+    span = top - low + 2
+    asked_event = np.minimum(asked_pos + first, top + 1)
+    at = np.searchsorted(group * span + event - low, asked_group * span + asked_event - low) - 1
+    while True:
+        dead = np.flatnonzero(end[at] <= asked_pos)
+        if not len(dead):
+            break
+        at[dead] -= 1
+    newest: Slot = np.asarray(event[at])
+    return newest

@@ -1,0 +1,171 @@
+"""Write into the tables what a plain chunk has left behind."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xenm2p.engine.pairing import Mask
+from xenm2p.engine.replay import NO_EVENT, Result
+from xenm2p.engine.sharing import Sharing
+from xenm2p.engine.tables import Slot
+from xenm2p.engine.work import Work
+from xenm2p.kernels import BUCKET_BITS, GOLDEN_RATIO_PRIME
+from xenm2p.trace import FOREIGN, INVALID, NO_CPU, NO_TASK, Kind
+
+
+def store(work: Work, shared: Sharing | None) -> None:
+    """Bring pages, frames and the observer's memory to the end of the chunk."""
+    _store_frames(work, shared)
+    _store_pages(work)
+    observer, chunk = work.observer, work.chunk
+    observer.machine.failed_calls.update(
+        {call: at + work.first for call, at in work.pairs.failed_calls.items()})
+    if len(chunk):
+        observer.last_time = int(chunk.time[-1])
+    _store_last(work)
+
+
+def _store_last(work: Work) -> None:
+    """The last event of each processor, and of each task once writes are judged."""
+    chunk, observer = work.chunk, work.observer
+    for column, absent in ((chunk.cpu, NO_CPU), (chunk.task, NO_TASK)):
+        if not len(column) or int(column.max()) == absent:
+            continue
+        values, back = np.unique(column[::-1], return_index=True)
+        last = len(column) - 1 - back
+        for value, at in zip(values.tolist(), last.tolist(), strict=True):
+            if value == absent:
+                continue
+            if column is chunk.cpu:
+                observer.last_on_cpu[value] = at + work.first
+            else:
+                observer.last_of_task[value] = (at + work.first, int(chunk.call[at]))
+
+
+def _tails(work: Work) -> Slot:
+    return np.append(work.pairs.heads[1:] - 1, len(work.pairs.slot) - 1).astype(np.int64)
+
+
+def _store_pages(work: Work) -> None:
+    pairs, tables, chunk = work.pairs, work.tables, work.chunk
+    if not len(pairs.slot):
+        return
+    column = tables.pages.column
+    ended_pages = pairs.slot.take(work.ended)
+    last = np.flatnonzero(np.append(ended_pages[1:] != ended_pages[:-1], True)[:len(ended_pages)])
+    column["last_handle"][ended_pages[last]] = work.owned("handle", work.ended[last])
+    tails = _tails(work)
+    if pairs.clean:
+        mapped = tails[pairs.is_map.take(tails)]
+        unmapped = tails[~pairs.is_map.take(tails)]
+        row = mapped
+        base = pairs.base
+        base_mapped, base_unmapped = (base[pairs.is_map.take(tails)],
+                                      base[~pairs.is_map.take(tails)])
+    else:
+        done = pairs.result == Result.OK
+        tail_begun = _last_in(pairs.is_map & done, pairs.heads, tails)
+        tail_over = _last_in(pairs.is_unmap & done, pairs.heads, tails)
+        is_mapped = tail_begun > tail_over
+        is_unmapped = tail_over > tail_begun
+        mapped, row = tails[is_mapped], tail_begun[is_mapped]
+        unmapped = tails[is_unmapped]
+        base_mapped, base_unmapped = pairs.base.take(row), pairs.base.take(tail_over[is_unmapped])
+    pos = pairs.pos.take(row)
+    slot = pairs.slot.take(mapped)
+    mfn = chunk.mfn.take(pos)
+    for name in ("domid", "ref", "handle"):
+        column[name][slot] = getattr(chunk, name).take(pos)
+    user = chunk.user.take(pos) != 0
+    column["map_event"][slot] = pos + work.first
+    column["mfn"][slot] = mfn
+    column["user"][slot] = column["resolvable"][slot] = column["map_user"][slot] = user
+    column["first_time"][slot] = chunk.time.take(pos)
+    column["p2m"][slot] = mfn | np.uint64(FOREIGN)
+    gone = pairs.slot.take(unmapped)
+    column["map_event"][gone] = NO_EVENT
+    column["p2m"][gone] = INVALID
+    column["aliased"][slot] = False
+    column["listed"][slot] = False
+    if work.model.overrides:
+        column["p2m"][gone] = base_unmapped
+        column["index"][slot] = base_mapped
+        column["index"][gone] = base_unmapped
+        column["private"][slot] = True
+        column["private"][gone] = False
+        column["private_mfn"][slot] = mfn
+        column["bucket"][gone] = -1
+        listed = user if work.model.overrides_need_user else np.ones(len(slot), np.bool_)
+        with np.errstate(over="ignore"):
+            hashed = mfn * np.uint64(GOLDEN_RATIO_PRIME) >> np.uint64(64 - BUCKET_BITS)
+        column["listed"][slot] = listed
+        column["bucket"][slot] = np.where(listed, hashed.astype(np.int16), -1)
+        column["listed_at"][slot] = pos + work.first
+        column["frame"][slot] = frames = tables.frame_slots(mfn)
+        entry = tables.pages.column["p2m"].take(tables.frames.column["page"].take(frames))
+        column["aliased"][slot] = (entry == mfn) & user & (frames > 0)
+    if not pairs.clean:
+        _store_writes(work)
+    elif (column["failed_map"].take(pairs.slot.take(pairs.heads)) != NO_EVENT).any():
+        column["failed_map"][pairs.slot.take(pairs.heads)] = NO_EVENT
+
+
+def _last_in(where: Mask, heads: Slot, tails: Slot) -> Slot:
+    """For each page the last of its rows in `where`, -1 if there is none."""
+    rows = np.where(where, np.arange(len(where)), -1)
+    np.maximum.accumulate(rows, out=rows)
+    last = rows.take(tails)
+    return np.where(last >= heads, last, -1)
+
+
+def _store_writes(work: Work) -> None:
+    """What set_p2m wrote last, on pages that are not mapped since; and failed maps."""
+    pairs, chunk = work.pairs, work.chunk
+    column = work.tables.pages.column
+    tails = _tails(work)
+    kind = chunk.kind.take(pairs.pos)
+    written = _last_in(kind == Kind.SET_P2M, pairs.heads, tails)
+    done = _last_in(pairs.result == Result.OK, pairs.heads, tails)
+    fresh = written > done
+    column["p2m"][pairs.slot.take(written[fresh])] = chunk.mfn.take(
+        pairs.pos.take(written[fresh]))
+    failed = (kind == Kind.MAP) & (chunk.status.take(pairs.pos) != 0)
+    if failed.any() or (column["failed_map"].take(pairs.slot.take(pairs.heads)) >= 0).any():
+        last_failed = _last_in(failed, pairs.heads, tails)
+        last_act = _last_in((kind <= Kind.UNMAP) & ~failed, pairs.heads, tails)
+        pages = pairs.slot.take(pairs.heads)
+        column["failed_map"][pages[last_act > last_failed]] = NO_EVENT
+        kept = last_failed > last_act
+        column["failed_map"][pages[kept]] = work.events(last_failed[kept])
+
+
+def _store_frames(work: Work, shared: Sharing | None) -> None:
+    tables = work.tables
+    if shared is None:
+        _count_live(work)
+        return
+    column, pages = tables.frames.column, tables.pages.column
+    mfn = column["mfn"].take(shared.entry_frame)
+    entry = np.where(shared.entry_marked, mfn | np.uint64(FOREIGN), mfn)
+    pages["p2m"][column["page"].take(shared.entry_frame)] = entry
+    _count_live(work)
+
+
+def _count_live(work: Work) -> None:
+    """Shares that are live after the chunk, by frame; only kept where there is a list."""
+    if not work.model.overrides:
+        return
+    pairs, tables, chunk = work.pairs, work.tables, work.chunk
+    old = work.ended[pairs.owner.take(work.ended) < 0]
+    slot = pairs.slot.take(old)
+    frames = tables.pages.column["frame"].take(slot)
+    kept = work.begun[work.end.take(work.begun) >= len(chunk)]
+    new = tables.frame_slots(chunk.mfn.take(kept))
+    column = tables.frames.column
+    np.subtract.at(column["live"], frames, 1)
+    np.add.at(column["live"], new, 1)
+    listed = tables.pages.column["listed"].take(slot)
+    np.subtract.at(column["listed"], frames, listed.astype(np.int32))
+    is_listed = (chunk.user.take(kept) != 0) if work.model.overrides_need_user else (
+        np.ones(len(kept), np.bool_))
+    np.add.at(column["listed"], new, is_listed.astype(np.int32))

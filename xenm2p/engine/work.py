@@ -1,0 +1,309 @@
+"""What the steps of the vector engine know of one chunk, and the rows that they collect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xenm2p.engine.observe import Observer
+from xenm2p.engine.pairing import OF_TABLE, Mask, Pairs
+from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result
+from xenm2p.engine.tables import Slot, Tables
+from xenm2p.kernels import KernelModel
+from xenm2p.trace import FOREIGN, INVALID, NO_HANDLE, NO_REF, U64, Events, Kind
+
+
+@dataclass(slots=True)
+class FactRows:
+    """Facts in the making: parts with the position that decides each row."""
+
+    parts: list[tuple[Slot, Facts]] = field(default_factory=list)
+
+    def add(
+        self, fact: Fact, decided: Slot, *, event: Slot, pfn: U64, mfn: U64 | int = INVALID,
+        old: U64 | int = INVALID, new: U64 | int = INVALID, other: Slot | int = NO_EVENT,
+        value: NDArray[Any] | int = -1,
+    ) -> None:
+        """Add one fact a row of `decided`, (r,) positions."""
+        size = len(decided)
+        if not size:
+            return
+
+        def column(given: object, dtype: str) -> NDArray[np.generic]:
+            return np.broadcast_to(np.asarray(given, dtype), size)
+
+        self.parts.append((decided, Facts(
+            column(int(fact), "i2"), column(event, "i8"), column(pfn, "u8"),  # type: ignore[arg-type]
+            column(mfn, "u8"), column(old, "u8"), column(new, "u8"),  # type: ignore[arg-type]
+            column(other, "i8"), column(value, "i8"), column(0, "u1"),  # type: ignore[arg-type]
+        )))
+
+    def table(self) -> Facts:
+        """All facts, ordered by deciding position, then fact, pfn, other."""
+        if not self.parts:
+            return Facts.of([])
+        facts = Facts.concat([part for _, part in self.parts])
+        decided = np.concatenate([positions for positions, _ in self.parts])
+        if len(self.parts) == 1 and (decided[1:] > decided[:-1]).all():
+            return facts
+        return facts.rows(np.lexsort((facts.other, facts.pfn, facts.fact, decided)))
+
+
+@dataclass(slots=True)
+class Work:
+    """One chunk being replayed.
+
+    `ended` (e,) are the rows of `pairs` that ended a share, `begun` (b,) the positions of
+    the maps that began one, by time; `end` (n,) gives for the position of such a map the
+    position that ended its share, n if none did. `result` (n,) is by position.
+    """
+
+    tables: Tables
+    observer: Observer
+    model: KernelModel
+    chunk: Events
+    first: int
+    pairs: Pairs
+    result: NDArray[np.uint8]
+    begun: Slot
+    ended: Slot
+    end: Slot
+    facts: FactRows = field(default_factory=FactRows)
+
+    def owned(self, name: str, rows: Slot | None = None) -> NDArray[Any]:
+        """Column `name` of the live share of each row (of `rows`), from events or table."""
+        pairs, chunk = self.pairs, self.chunk
+        owner = pairs.owner if rows is None else pairs.owner.take(rows)
+        at = pairs.pos.take(owner, mode="wrap")
+        table = self.tables.pages.column[name]
+        if name == "map_event":
+            values = at + self.first
+        elif name == "first_time":
+            values = chunk.time.take(at)
+        else:
+            values = getattr(chunk, name).take(at).astype(table.dtype, copy=False)
+        old = np.flatnonzero(owner == OF_TABLE)
+        slots = pairs.slot if rows is None else pairs.slot.take(rows)
+        values[old] = table.take(slots.take(old))
+        return values
+
+    def bases(self, rows: Slot) -> U64:
+        """The entry that the page of each of `rows` holds without a share."""
+        if not self.pairs.clean:
+            return self.pairs.base.take(rows)
+        base = self.pairs.base.take(np.searchsorted(self.pairs.heads, rows, side="right") - 1)
+        if not self.model.overrides:  # clear_foreign_p2m_mapping has left nothing, 4.0 on
+            base[~self.pairs.head.take(rows)] = INVALID
+        return base
+
+    def pfns(self, rows: Slot) -> U64:
+        """The page numbers of `rows`."""
+        return self.chunk.pfn.take(self.pairs.pos.take(rows))
+
+    def events(self, rows: Slot) -> Slot:
+        """The event numbers of `rows`."""
+        return self.pairs.pos.take(rows) + self.first
+
+
+def begin(
+    tables: Tables, observer: Observer, chunk: Events, first: int, pairs: Pairs,
+    rows: Slot | None,
+) -> Work | None:
+    """Set out the shares that begin and end in the chunk; None if a frame is invalid."""
+    length = len(chunk)
+    maps = chunk.kind == Kind.MAP
+    if pairs.clean:
+        result = np.full(length, Result.OK, np.uint8)
+        if rows is not None:
+            result = (chunk.kind <= Kind.UNMAP).view(np.uint8)
+        ended = np.flatnonzero(pairs.is_unmap)
+    else:
+        result = np.zeros(length, np.uint8)
+        result[pairs.pos] = pairs.result
+        done = pairs.result == Result.OK
+        maps &= result == Result.OK
+        replaced = pairs.is_map & pairs.before
+        ended = np.flatnonzero(done & (pairs.is_unmap | replaced))
+    begun = np.flatnonzero(maps)
+    if (chunk.mfn.take(begun) == np.uint64(INVALID)).any():
+        return None
+    end = np.full(length, length)
+    owner = pairs.owner.take(ended)
+    here = owner >= 0
+    end[pairs.pos.take(owner[here])] = pairs.pos.take(ended[here])
+    return Work(tables, observer, observer.machine.model, chunk, first, pairs, result,
+                begun, ended, end)
+
+
+def page_facts(work: Work) -> None:
+    """Facts that show on one page: XM205, XM301 to XM305, XM403."""
+    pairs, chunk, facts = work.pairs, work.chunk, work.facts
+    if not pairs.clean:
+        _ill_formed(work)
+    _not_ballooned(work)
+    unmaps = pairs.is_unmap
+    user = chunk.user.take(pairs.pos).view(np.bool_)
+    judged = unmaps if pairs.clean else unmaps & pairs.before & (
+        (pairs.result == Result.OK) | (pairs.result == Result.SKIP_KMAP))
+    differs = np.flatnonzero(judged & (user != work.owned("user")))
+    if len(differs):
+        facts.add(Fact.KMAP_MISMATCH, pairs.pos.take(differs), event=work.events(differs),
+                  pfn=work.pfns(differs), mfn=work.owned("mfn", differs),
+                  other=work.owned("map_event", differs))
+    _handles(work)
+
+
+def _handles(work: Work) -> None:
+    pairs, facts = work.pairs, work.facts
+    handle = work.chunk.handle.take(pairs.pos)
+    owned = work.owned("handle")
+    known = (owned == handle) | (owned == np.uint32(NO_HANDLE))
+    unmaps = pairs.is_unmap & (handle != np.uint32(NO_HANDLE))
+    if not pairs.clean:
+        known &= pairs.before
+        unmaps &= pairs.result != Result.ABORTED
+    rows = np.flatnonzero(unmaps & ~known)
+    if not len(rows):
+        return
+    live = pairs.before.take(rows)
+    other = np.where(live, work.owned("map_event", rows), NO_EVENT)
+    twice = ~live & (last_handles(work, rows) == handle.take(rows))
+    facts.add(Fact.HANDLE, pairs.pos.take(rows), event=work.events(rows), pfn=work.pfns(rows),
+              other=other, value=handle.take(rows), old=twice.astype(np.uint64))
+
+
+def last_handles(work: Work, rows: Slot) -> NDArray[np.uint32]:
+    """The handle of the share that ended last on the page before each of `rows`."""
+    pairs = work.pairs
+    before = np.searchsorted(work.ended, rows) - 1
+    last = work.ended.take(np.maximum(before, 0)) if len(work.ended) else np.zeros(len(rows), int)
+    here = (before >= 0) & (pairs.slot.take(last) == pairs.slot.take(rows))
+    values = work.tables.pages.column["last_handle"].take(pairs.slot.take(rows))
+    values[here] = work.owned("handle", last[here])
+    return values
+
+
+def _not_ballooned(work: Work) -> None:
+    pairs = work.pairs
+    if pairs.clean:
+        holding = np.flatnonzero(pairs.base != np.uint64(INVALID))
+        if not len(holding):
+            return
+        stop = np.append(pairs.heads, len(pairs.pos))
+        spans = [np.arange(stop[page], stop[page + 1]) for page in holding.tolist()]
+        rows = np.concatenate(spans)
+        rows = rows[pairs.is_map.take(rows)]
+        if not work.model.overrides:  # after the first unmap the page holds nothing
+            rows = rows[pairs.head.take(rows)]
+    else:
+        rows = np.flatnonzero(
+            pairs.is_map & (pairs.result == Result.OK) & ~pairs.before
+            & (pairs.base != np.uint64(INVALID)))
+    work.facts.add(Fact.NOT_BALLOONED, pairs.pos.take(rows), event=work.events(rows),
+                   pfn=work.pfns(rows), mfn=work.chunk.mfn.take(pairs.pos.take(rows)),
+                   old=work.bases(rows))
+
+
+def _ill_formed(work: Work) -> None:
+    pairs, chunk, facts, result = work.pairs, work.chunk, work.facts, work.pairs.result
+    double = np.flatnonzero(pairs.is_map & pairs.before)
+    if len(double):
+        at, other = pairs.pos.take(double), work.owned("map_event", double)
+        facts.add(Fact.DOUBLE_MAP, at, event=at + work.first, pfn=chunk.pfn.take(at),
+                  mfn=chunk.mfn.take(at), other=other)
+        if work.model.overrides:
+            facts.add(Fact.LIST_CORRUPTION, at, event=at + work.first, pfn=chunk.pfn.take(at),
+                      mfn=chunk.mfn.take(at), other=other)
+    failed = np.flatnonzero(result == Result.EINVAL)
+    facts.add(Fact.UNMAP_NOT_FOREIGN, pairs.pos.take(failed), event=work.events(failed),
+              pfn=work.pfns(failed), old=pairs.base.take(failed))
+    aborted = np.flatnonzero(result == Result.ABORTED)
+    if not len(aborted):
+        return
+    calls = chunk.call.take(pairs.pos.take(aborted)).tolist()
+    before = work.observer.machine.failed_calls
+    other = np.array([
+        before[call] if call in before else pairs.failed_calls[call] + work.first
+        for call in calls])
+    old = np.where(pairs.before.take(aborted),
+                   work.owned("mfn", aborted) | np.uint64(FOREIGN), pairs.base.take(aborted))
+    facts.add(Fact.ABORTED_CALL, pairs.pos.take(aborted), event=work.events(aborted),
+              pfn=work.pfns(aborted), old=old, other=other)
+
+
+def ended_in_use(work: Work) -> None:
+    """XM402: end_grant events while shares of the grant are live."""
+    chunk = work.chunk
+    queries = np.flatnonzero(chunk.kind == Kind.END_GRANT)
+    queries = queries[chunk.ref.take(queries) != np.uint32(NO_REF)]
+    if not len(queries):
+        return
+    asked = np.unique(chunk.ref.take(queries))
+    shares = shares_at_work(work)
+    domain = work.observer.domain
+    mine = (shares.domid == 0xFFFF) | (shares.domid == domain)
+    place = np.minimum(np.searchsorted(asked, shares.ref), len(asked) - 1)
+    mine &= asked[place] == shares.ref
+    ref, begin_at, end_at = shares.ref[mine], shares.begin[mine], shares.end[mine]
+    group = np.searchsorted(asked, ref)
+    # Live at a query: begun before it less ended before it, counted within the grant.
+    span = len(chunk) + 2
+    asked_group = np.searchsorted(asked, chunk.ref.take(queries))
+    begun = np.sort(group * span + begin_at + 1)
+    ended = np.sort(group * span + end_at + 1)
+    at = asked_group * span + queries + 1
+    live = np.searchsorted(begun, at) - np.searchsorted(ended, at)
+    hits = np.flatnonzero(live > 0)
+    if not len(hits):
+        return
+    order = np.lexsort((shares.event[mine], group))
+    sorted_group = group[order]
+    low = np.searchsorted(sorted_group, asked_group[hits])
+    high = np.searchsorted(sorted_group, asked_group[hits], side="right")
+    newest = np.empty(len(hits), np.int64)
+    for row, (a, b, pos) in enumerate(zip(low.tolist(), high.tolist(), queries[hits].tolist(),
+                                          strict=True)):
+        members = order[a:b]
+        newest[row] = members[(begin_at[members] < pos) & (end_at[members] > pos)][-1]
+    chosen = np.flatnonzero(mine)[newest]
+    work.facts.add(Fact.ENDED_IN_USE, queries[hits], event=queries[hits] + work.first,
+                   pfn=shares.pfn[chosen], mfn=shares.mfn[chosen], other=shares.event[chosen],
+                   value=live[hits])
+
+
+@dataclass(frozen=True, slots=True)
+class SharesAtWork:
+    """Every share that lives at some moment of the chunk; begin is -1 for older ones."""
+
+    event: Slot
+    begin: Slot
+    end: Slot
+    pfn: U64
+    mfn: U64
+    ref: NDArray[np.uint32]
+    domid: NDArray[np.uint16]
+    user: Mask
+
+
+def shares_at_work(work: Work) -> SharesAtWork:
+    """The shares that are live at the start of the chunk or begin in it."""
+    column, chunk, length = work.tables.pages.column, work.chunk, len(work.chunk)
+    live = work.tables.live()
+    end_of = np.full(work.tables.pages.used, length)
+    old = work.ended[work.pairs.owner.take(work.ended) == OF_TABLE]
+    end_of[work.pairs.slot.take(old)] = work.pairs.pos.take(old)
+    begun = work.begun
+
+    def both(name: str) -> NDArray[Any]:
+        new = getattr(chunk, name).take(begun)
+        return np.concatenate([column[name][live], new.astype(column[name].dtype, copy=False)])
+
+    return SharesAtWork(
+        np.concatenate([column["map_event"][live], begun + work.first]),
+        np.concatenate([np.full(len(live), -1), begun]),
+        np.concatenate([end_of[live], work.end.take(begun)]),
+        both("pfn"), both("mfn"), both("ref"), both("domid"), both("user"),
+    )
