@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from xenm2p.formats import binary_layout as layout
 from xenm2p.trace import COLUMNS, KIND_BY_CODE
 
@@ -76,7 +75,7 @@ def test_the_limits_are_those_of_the_format() -> None:
 
 @pytest.mark.parametrize("head, struct", [
     (["8 bytes", "u4", "u4", "u8", "u8", "u4", "u4"], layout.FILE_HEADER),
-    (["8 bytes", "u8", "u8", "u8", "u4", "u4", "u4", "u4", "u8", "u4", "u4"],
+    (["8 bytes", "u8", "u8", "u8", "u4", "u4", "u4", "u4", "u8", "", "u4"],
      layout.RECORD_HEAD),
     (["u1", "u1", "u1", "", "u8", "u8", "u4", ""], layout.SECTION),
 ])

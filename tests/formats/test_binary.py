@@ -35,11 +35,11 @@ def written(trace: Trace, **options: object) -> bytes:
     return file.getvalue()
 
 
-def a_trace(events: int = 10) -> Trace:
+def a_trace(events: int = 10, pages: int = 256) -> Trace:
     """Maps and unmaps in turn, by two tasks."""
     rows = [
-        {"time": 100 * i, "kind": Kind.MAP if i % 2 == 0 else Kind.UNMAP, "pfn": 0x8000 + i // 2,
-         "mfn": 0x50000 + i, "user": 1, "handle": i, "task": i % 2}
+        {"time": 100 * i, "kind": Kind.MAP if i % 2 == 0 else Kind.UNMAP, "mfn": 0x50000 + i,
+         "pfn": 0x8000 + i // 2 % pages, "user": 1, "handle": i, "task": i % 2}
         for i in range(events)
     ]
     return Trace.of_events(events_of_rows(rows), kernel="3.4", origin="a test",

@@ -15,13 +15,15 @@ from xenm2p.formats.binary_layout import (
     RecordType,
 )
 from xenm2p.formats.binary_reader import BinaryReader, Loss, Record, take_names
+from xenm2p.formats.binary_resume import ResumePoint, chunks_from, resume_point
 from xenm2p.formats.binary_scan import BinaryReport, loss_of, scan_binary
 from xenm2p.formats.binary_writer import BinaryWriter, write_binary
 from xenm2p.trace import Events, Trace
 
 __all__ = [
     "DEFAULT_CHUNK_EVENTS", "MAGIC", "VERSION", "BinaryReader", "BinaryReport",
-    "BinaryWriter", "Loss", "read_binary", "scan_binary", "write_binary",
+    "BinaryWriter", "Loss", "ResumePoint", "chunks_from", "read_binary", "resume_point",
+    "scan_binary", "write_binary",
 ]
 
 def read_binary(path_or_stream: str | os.PathLike[str] | BinaryIO, source: str, *,

@@ -39,8 +39,8 @@ FILE_HEADER = struct.Struct("<8sIIQQII")
 FILE_HEADER_SIZE = 64  # the struct, then zeros
 
 # magic, first event, rows, bytes in all, sections, bytes of JSON, CRC of the JSON,
-# tasks before, checkpoint offset, part, CRC of this head and the section table
-RECORD_HEAD = struct.Struct("<8sQQQIIIIQII")
+# tasks before, checkpoint offset, zeros, CRC of this head and the section table
+RECORD_HEAD = struct.Struct("<8sQQQIIIIQ4xI")
 RECORD_HEAD_SIZE = 64
 
 # encoding, filter, column, zeros; offset in the record or the constant's bits; bytes
@@ -137,7 +137,6 @@ class RecordHead:
     checkpoint holds, or of the event that would come next. `size` counts all bytes of the
     record from its magic. `tasks_before` is how many task names earlier chunks gave.
     `checkpoint` is the offset of the newest checkpoint before a chunk, 0 for none.
-    `part` counts down over the records of one checkpoint, the last one has 0.
     """
 
     type: RecordType
@@ -148,7 +147,6 @@ class RecordHead:
     text_crc: int
     tasks_before: int
     checkpoint: int
-    part: int
     sections: tuple[Section, ...]
 
     @property
@@ -311,7 +309,7 @@ def pack_record_head(head: RecordHead) -> bytes:
     """The bytes of a record's head and section table."""
     fixed = RECORD_HEAD.pack(
         head.type.value, head.first_event, head.rows, head.size, len(head.sections),
-        head.text_size, head.text_crc, head.tasks_before, head.checkpoint, head.part, 0)[:-4]
+        head.text_size, head.text_crc, head.tasks_before, head.checkpoint, 0)[:-4]
     table = b"".join(
         SECTION.pack(s.encoding, s.filter, s.column, s.where, s.stored, s.crc)
         for s in head.sections)
@@ -330,7 +328,7 @@ def unpack_record_head(data: memoryview) -> RecordHead:
         record_type = RecordType(magic)
     except ValueError:
         raise Damage("no record begins here") from None
-    (_, first_event, rows, size, sections, text_size, text_crc, tasks_before, checkpoint, part,
+    (_, first_event, rows, size, sections, text_size, text_crc, tasks_before, checkpoint,
      crc) = RECORD_HEAD.unpack_from(data)
     if sections > MAX_COLUMNS + 1:
         raise Damage("the head of the record is damaged (too many sections)")
@@ -342,7 +340,7 @@ def unpack_record_head(data: memoryview) -> RecordHead:
         raise Damage("the head of the record is damaged (CRC-32 differs)")
     head = RecordHead(
         type=record_type, first_event=first_event, rows=rows, size=size, text_size=text_size,
-        text_crc=text_crc, tasks_before=tasks_before, checkpoint=checkpoint, part=part,
+        text_crc=text_crc, tasks_before=tasks_before, checkpoint=checkpoint,
         sections=tuple(Section(*row) for row in SECTION.iter_unpack(table)))
     _check_bounds(head)
     return head

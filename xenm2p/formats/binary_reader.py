@@ -253,15 +253,16 @@ class BinaryReader:
                 return self.header.end
             row = int(np.searchsorted(index["first_event"], np.uint64(max(event, 0)),
                                       side="right")) - 1
-            if row >= 0 and self._is_chunk_at(int(index["offset"][row])):
+            if row >= 0 and self.is_record_at(int(index["offset"][row]), RecordType.CHUNK):
                 return int(index["offset"][row])
         return self.header.end
 
-    def _is_chunk_at(self, offset: int) -> bool:
+    def is_record_at(self, offset: int, record_type: RecordType) -> bool:
+        """Whether the head of a record of that type is at `offset`, whole."""
         if offset % ALIGNMENT or offset < self.header.end:
             return False
         try:
-            return unpack_record_head_at(self._source, offset).type is RecordType.CHUNK
+            return unpack_record_head_at(self._source, offset).type is record_type
         except (Damage, Cut):
             return False
 

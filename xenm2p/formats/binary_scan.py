@@ -85,7 +85,7 @@ def scan_binary(path_or_stream: str | os.PathLike[str] | BinaryIO, source: str) 
                 report.events += head.rows
             elif head.type is RecordType.CHECKPOINT:
                 reader.events_of(item, len(strings(item.text, "tasks")))
-                report.checkpoints += head.part == 0
+                report.checkpoints += 1
             else:
                 known = take_names(item, tasks, known, may_jump=bool(report.losses))
                 report.closed = True

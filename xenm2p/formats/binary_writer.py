@@ -34,9 +34,11 @@ from xenm2p.formats.binary_layout import (
 from xenm2p.formats.checkpoint import Condenser
 from xenm2p.trace import COLUMNS, Column, Events, Trace
 
-# A checkpoint is written when this many times its own events came since the last one, so
-# that checkpoints take at most a quarter of the file.
+# A checkpoint is written when this many times the events of the last one came since, so that
+# checkpoints take about a quarter of the file at most; and this many chunks, since finding
+# out what is live costs as much as writing.
 _CHECKPOINT_EVERY = 4
+_CHECKPOINT_CHUNKS = 4
 
 
 class BinaryWriter:
@@ -52,7 +54,7 @@ class BinaryWriter:
     """
 
     def __init__(self, file: BinaryIO, header: Trace, *, compression: str | None = None,
-                 chunk_events: int = DEFAULT_CHUNK_EVENTS, checkpoints: bool = False):
+                 chunk_events: int = DEFAULT_CHUNK_EVENTS, checkpoints: bool = True):
         if not 1 <= chunk_events <= MAX_CHUNK_EVENTS:
             raise ValueError(f"chunk_events is {chunk_events}, not 1 to {MAX_CHUNK_EVENTS}")
         self._encoding = codec(compression)
@@ -67,7 +69,7 @@ class BinaryWriter:
         self._tasks_written = 0
         self._notes_written = len(header.notes)
         self._checkpoint = 0  # offset of the newest
-        self._next_checkpoint = 1  # not before this many events are written
+        self._next_checkpoint = chunk_events * _CHECKPOINT_CHUNKS
         self._index = _Index()
         self._position = 0
         self._write(pack_file_header(FileHeader(
@@ -120,18 +122,20 @@ class BinaryWriter:
         """What is live before the next chunk, if enough came since the last checkpoint."""
         if self._events < self._next_checkpoint:
             return
-        numbers, rows = condenser.live()
-        self._next_checkpoint = self._events + _CHECKPOINT_EVERY * len(numbers)
-        self._checkpoint = self._position
+        live = condenser.live()
+        if live is None:
+            return
+        numbers, rows = live
+        least = _CHECKPOINT_CHUNKS * self._chunk_events
+        self._next_checkpoint = self._events + max(_CHECKPOINT_EVERY * len(numbers), least)
         # All names so far: whoever starts here has not seen the chunks that gave them.
         text = to_json({"tasks": self._tasks[:self._tasks_written]})
-        begins = range(0, max(len(numbers), 1), MAX_CHUNK_EVENTS)
-        for part, begin in zip(reversed(range(len(begins))), begins, strict=True):
-            some = slice(begin, begin + MAX_CHUNK_EVENTS)
-            self._write_record(
-                RecordType.CHECKPOINT, self._events,
-                rows.rows(some).columns() | {NUMBER_COLUMN[0]: numbers[some]},
-                (*_EVENT_TABLE, NUMBER_COLUMN), self._encoding, text, part=part)
+        if len(text) > MAX_TEXT:
+            return
+        self._checkpoint = self._position
+        self._write_record(
+            RecordType.CHECKPOINT, self._events, rows.columns() | {NUMBER_COLUMN[0]: numbers},
+            (*_EVENT_TABLE, NUMBER_COLUMN), self._encoding, text)
 
     def _new_text(self, tasks: int) -> bytes:
         """The JSON of task names up to number `tasks`, and of notes, not written before."""
@@ -149,7 +153,7 @@ class BinaryWriter:
     def _write_record(self, record_type: RecordType, first_event: int,
                       columns: dict[str, Column], table: tuple[tuple[str, np.dtype[Any]], ...],
                       encoding: Encoding, text: bytes, *, tasks_before: int = 0,
-                      checkpoint: int = 0, part: int = 0, tail: bool = False) -> None:
+                      checkpoint: int = 0, tail: bool = False) -> None:
         if len(text) > MAX_TEXT:
             raise ValueError(f"{len(text)} bytes of task names and notes in one record, "
                              f"at most {MAX_TEXT} fit")
@@ -177,7 +181,7 @@ class BinaryWriter:
         head = RecordHead(
             type=record_type, first_event=first_event, rows=rows, size=at,
             text_size=len(text), text_crc=crc32(text), tasks_before=tasks_before,
-            checkpoint=checkpoint, part=part, sections=tuple(sections))
+            checkpoint=checkpoint, sections=tuple(sections))
         self._write(pack_record_head(head), *body)
 
     def _write(self, *pieces: Any) -> None:
@@ -215,7 +219,7 @@ class _Index:
 
 
 def write_binary(trace: Trace, file: BinaryIO, *, compression: str | None = None,
-                 chunk_events: int = DEFAULT_CHUNK_EVENTS, checkpoints: bool = False) -> None:
+                 chunk_events: int = DEFAULT_CHUNK_EVENTS, checkpoints: bool = True) -> None:
     """Write a trace to a binary file, chunk by chunk in bounded memory.
 
     Arguments and errors are those of BinaryWriter.
