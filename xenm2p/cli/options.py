@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -25,15 +25,20 @@ _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0|[1-9]\d*", re.ASCII)
 _MAX = (1 << 64) - 1
 
 
-def one_of(what: str, names: Iterable[str]) -> dict[str, Any]:
+def one_of(
+    what: str, names: Iterable[str], hints: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Parameters of an option whose value is one of `names`, or several such values.
 
-    click.Choice would list all names at a mistake; this names the nearest.
+    click.Choice would list all names at a mistake; this names the nearest. `hints` says of
+    other names what to do instead, ``{name}`` being the name.
     """
     known = list(names)
 
     def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
         for name in value if isinstance(value, tuple) else (value,):
+            if hints and name in hints:
+                raise click.BadParameter(f"{name} {hints[name].format(name=name)}", ctx, param)
             if name is not None and name not in known:
                 raise click.BadParameter(unknown(what, name, known), ctx, param)
         return value
@@ -97,7 +102,7 @@ def replay_options(command: Command) -> Command:
             help="Take every mapping made for user space as read by direct I/O while it "
                  "lives: captures rarely show the I/O itself."),
         click.option(
-            "--engine", metavar="ENGINE", default="vector", show_default=True,
+            "--engine", metavar="ENGINE", default="reference", show_default=True,
             **one_of("engine", ("vector", "reference")),
             help="vector (quick) or reference (one event at a time; the same answers)."),
     )(command)
@@ -124,12 +129,14 @@ def filter_options(command: Command) -> Command:
     )(command)
 
 
-def format_option(formats: Iterable[str], default: str) -> Option:
+def format_option(
+    formats: Iterable[str], default: str, hints: Mapping[str, str] | None = None
+) -> Option:
     """-f/--format."""
     formats = tuple(formats)
     return click.option(
         "-f", "--format", "format_", metavar="FORMAT", default=default, show_default=True,
-        **one_of("format", formats), help=f"One of {', '.join(formats)}.")
+        **one_of("format", formats, hints), help=f"One of {', '.join(formats)}.")
 
 
 def output_options(command: Command) -> Command:

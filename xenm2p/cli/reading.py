@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xenm2p.cli.progress import with_progress
-from xenm2p.errors import InputError
 from xenm2p.formats.binary import BinaryReport, Loss, read_binary, scan_binary
-from xenm2p.formats.detect import format_of, read_trace
+from xenm2p.formats.detect import known_format
 from xenm2p.formats.streams import open_input
 from xenm2p.report.contents import Contents
 from xenm2p.trace import Trace
@@ -61,11 +60,7 @@ def read_through(name: str, *, progress: bool) -> Reading:
 def _opened(name: str) -> Reading:
     opened = open_input(name)
     try:
-        found = format_of(opened.first)
-        if found is None:
-            if opened.path is not None:
-                read_trace(name)  # says what was looked for, and knows what to do instead
-            raise InputError("unknown format", source=name)
+        found = known_format(opened)
         if found.name != "xm2p":
             return Reading(name, found.name, found.read(opened, []))
         losses: list[Loss] = []

@@ -22,7 +22,9 @@ Filters = Sequence[Sequence[str]]  # option and value, as typed
 @options.trace_arguments
 @click.option("--events", is_flag=True,
               help="Add every event with the p2m entries it changed.")
-@options.format_option((*MARKUPS, *ROW_FORMATS), default="plain")
+@options.format_option(
+    (*MARKUPS, *ROW_FORMATS), default="plain",
+    hints=dict.fromkeys(("csv", "tsv"), "holds one table: xenm2p export -t findings -f {name}"))
 @options.output_options
 @options.replay_options
 @options.filter_options
@@ -128,7 +130,7 @@ class Output:
         from xenm2p.findings import Context
         from xenm2p.report.markup import Verbatim, render
         from xenm2p.report.screen import screen
-        from xenm2p.report.story import event_lines
+        from xenm2p.report.story import INDENT, event_lines
 
         markup = MARKUPS[self._format]
         context = Context(session.trace, session.heading.model)
@@ -138,7 +140,7 @@ class Output:
             overview.add(segment)
             lines = list(event_lines(segment, context, session.selection)) if self._events else []
             if lines:
-                self._out.write(render(markup, [Verbatim(lines)]))
+                self._out.write(render(markup, [Verbatim(lines, INDENT)]))
         if self._events:
             self._out.write("\n")
         more = _commands(session, filters)

@@ -110,7 +110,7 @@ def read_trace(
     """
     opened = open_input(name)
     try:
-        trace = _format_or_error(opened).read(opened, [] if losses is None else losses)
+        trace = known_format(opened).read(opened, [] if losses is None else losses)
     except BaseException:
         opened.stream.close()
         raise
@@ -119,7 +119,8 @@ def read_trace(
     return trace
 
 
-def _format_or_error(opened: BinaryInput) -> TraceFormat:
+def known_format(opened: BinaryInput) -> TraceFormat:
+    """The format of an opened input. Raises InputError, saying what was looked for."""
     first = opened.first
     if not first:
         raise InputError("the file is empty", source=opened.name)

@@ -7,6 +7,7 @@ is put together once, in blocks, and rendered in whichever was asked for.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -41,9 +42,13 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class Verbatim:
-    """Lines to be shown as they are: commands, a listing."""
+    """Lines to be shown as they are: commands, a listing.
+
+    `hanging`: where a markup has a width, long lines go on so far in; None: they are left.
+    """
 
     lines: Sequence[str]
+    hanging: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +115,20 @@ def _render_block(markup: Markup, block: Block) -> str:
                                  for key, text in items])
         case Lines(lines):
             return markup.lines([markup.escape(printable(line)) for line in lines])
-        case Verbatim(lines):
-            return markup.verbatim([printable(line) for line in lines])
+        case Verbatim(lines, hanging):
+            shown = [printable(line) for line in lines]
+            if markup.width is not None and hanging is not None:
+                shown = [piece for line in shown
+                         for piece in _wrapped(markup.escape(line), markup.width, hanging)]
+            return markup.verbatim(shown)
         case Rows():
             return render_table(markup, block)
+
+
+def _wrapped(line: str, width: int, hanging: int) -> list[str]:
+    """A line of a listing in pieces that leave room for the listing's own indent of two."""
+    return textwrap.wrap(line, width - 2, subsequent_indent=" " * hanging,
+                         break_on_hyphens=False)
 
 
 def render_table(markup: Markup, table: Rows) -> str:
@@ -156,7 +171,7 @@ def write_markup(
     cells = [[as_text(row[i]) for i in used] for row in rows]
     if table.name == "summary":
         names_and_values = [pair for row in cells for pair in zip(headers, row, strict=True)]
-        block = Rows(("name", "value"), names_and_values)
+        block = Rows(("name", "value"), names_and_values, wrap=frozenset({"value"}))
     else:
         wrap = frozenset(table.fields[i].name for i in used
                          if table.fields[i].cell in (Cell.TEXT, Cell.LIST))

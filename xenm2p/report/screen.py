@@ -42,8 +42,7 @@ def screen(
 
 def _items(heading: Heading, overview: Overview, trace: Trace) -> Iterator[tuple[str, str]]:
     counts = overview.counts
-    traced = f", traced on {heading.traced_kernel}" if heading.traced_kernel else ""
-    yield "trace", f"{_count(counts.events, 'event')}{traced}"
+    yield "trace", f"{_count(counts.events, 'event')}{_traced(heading.traced_kernel)}"
     yield "kernel", _kernel(heading, has_writes=counts.writes_foreign > 0)
     failed = f", {counts.failed_maps} failed" if counts.failed_maps else ""
     yield "grants", f"{_count(counts.maps, 'map')}{failed}, {_count(counts.unmaps, 'unmap')}"
@@ -65,6 +64,13 @@ def _items(heading: Heading, overview: Overview, trace: Trace) -> Iterator[tuple
         yield "note", f"{len(trace.notes) - MAX_NOTES} more: xenm2p info"
     if not overview.selection.everything:
         yield "shown", "only what the filters choose; the counts above are of all events"
+
+
+def _traced(kernel: str | None) -> str:
+    if kernel is None:
+        return ""
+    # A capture tells its kernel's model by its symbols, but not always the version.
+    return f", traced on {f'a {kernel} kernel' if kernel in MODELS else f'Linux {kernel}'}"
 
 
 def _kernel(heading: Heading, *, has_writes: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +11,7 @@ from xenm2p.report import tables
 from xenm2p.report.fields import EVENTS, TRANSITIONS, Columns, TableSpec
 from xenm2p.report.selection import Selection
 
-WIDTH = 70  # two less than plain text may have: a listing stands two columns in
-_INDENT = " " * 14
+INDENT = 14  # how far in stands what belongs to the event above
 # What a listing tells of an event beside its number, time and kind, and how.
 _DETAILS = ("mfn", "pfn", "user", "domid", "ref", "handle", "status", "count", "task")
 
@@ -24,11 +22,10 @@ def event_lines(segment: Segment, context: Context, selection: Selection) -> Ite
     for row in _rows(TRANSITIONS, tables.transitions(segment, context, Selection())):
         changes.setdefault(row["event"], []).append(row)
     for event in _rows(EVENTS, tables.events(segment, context, selection)):
-        yield from textwrap.wrap(
-            _event(event), WIDTH, subsequent_indent=_INDENT, break_on_hyphens=False)
+        yield _event(event)
         for change in changes.get(event["event"], ()):
             bit = f", FOREIGN {change['foreign']}" if change["foreign"] else ""
-            yield (f"{_INDENT}p2m[{change['pfn']}] {change['old']} -> {change['new']} "
+            yield (f"{' ' * INDENT}p2m[{change['pfn']}] {change['old']} -> {change['new']} "
                    f"({change['side']}{bit})")
 
 
