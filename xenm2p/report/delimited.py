@@ -1,4 +1,8 @@
-"""Reporters csv and tsv: one header line, one line a row; absent is an empty cell."""
+"""Reporters csv and tsv: one header line, one line a row; absent is an empty cell.
+
+So that a row is always one line, whatever reads it, control characters of task names are
+spelled out as in text tables; jsonl has the names as they are.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from xenm2p.report.fields import Cell, Columns, TableSpec
+from xenm2p.report.markup import printable
 
 
 def write_csv(
@@ -38,6 +43,9 @@ def _cells(column: list[Any], cell: Cell) -> list[Any]:
     """Values as csv spells them; None becomes an empty cell in csv.writer."""
     if cell is Cell.FLAG:
         return [None if value is None else "true" if value else "false" for value in column]
+    if cell is Cell.TEXT:
+        spelled = {value: value if value is None else printable(value) for value in set(column)}
+        return [spelled[value] for value in column]
     if cell is Cell.LIST:
         return [" ".join(map(str, values)) for values in column]
     return column

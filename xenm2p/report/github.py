@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from xenm2p.report.markup import Markup
 
-# Markdown's own characters, those of HTML, and @, which would call people.
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~@])")
+# Markdown's own characters, those of HTML, and @, which would call people. An underscore
+# inside of a word is one.
+_SPECIAL = re.compile(r"([\\`*{}\[\]<>|~@]|(?<!\w)_|_(?!\w))")
 
 
 def escape(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from xenm2p.report.markup import Markup
 
-_SPECIAL = re.compile(r"([\\*_?{}\[\]|+^~!@])")
+_SPECIAL = re.compile(r"([\\*?{}\[\]|+^~!@]|(?<!\w)_|_(?!\w))")
 # A hyphen strikes text out where a word begins with it.
 _STRIKE = re.compile(r"(?<!\w)-(?=\S)")
 

@@ -6,7 +6,6 @@ is put together once, in blocks, and rendered in whichever was asked for.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,15 +89,14 @@ class Markup:
     width: int | None = None
 
 
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a1-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
 def printable(text: str) -> str:
     """`text` without control characters, which could steer a terminal or break a line.
 
-    What is not printable comes out as Python spells it: ``\\n``, ``\\x1b``.
+    What is not printable comes out as Python spells it: ``\\n``, ``\\x1b``, ``\\u202e``.
     """
-    return _UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def render(markup: Markup, blocks: Iterable[Block]) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from xenm2p.report.markup import Markup
 
-_SPECIAL = re.compile(r"([\\`*_|])")
+# An underscore inside of a word is one; at its end it makes a reference.
+_SPECIAL = re.compile(r"([\\`*|]|(?<!\w)_|_(?!\w))")
 
 
 def escape(text: str) -> str:
