@@ -42,7 +42,7 @@ Mask = NDArray[np.bool_]
 _INVALID = np.uint64(INVALID)
 _FOREIGN = np.uint64(FOREIGN)
 # Condense when this many events have come since the last time.
-_CONDENSE_AFTER = 1 << 19
+_CONDENSE_AFTER = 1 << 18
 
 
 class Condenser:
@@ -61,14 +61,12 @@ class Condenser:
         self._is_given_up = False
 
     def feed(self, first_event: int, events: Events) -> None:
-        """Take the next events of the trace, numbered from `first_event` on.
-
-        The arrays are held until they are condensed and must not be written to.
-        """
+        """Take the next events of the trace, numbered from `first_event` on."""
         if self._is_given_up:
             return
         self._numbers.append(np.arange(first_event, first_event + len(events), dtype=np.int64))
-        self._parts.append(events)
+        # A copy: views would hold on to the pages of a mapped file.
+        self._parts.append(events.rows(np.arange(len(events))))
         self._new_rows += len(events)
         if self._new_rows >= _CONDENSE_AFTER:
             self._condense()
@@ -159,15 +157,8 @@ class _History:
         frame, page = events.mfn[map_row], events.pfn[map_row]
         end = np.where(undone[map_row] < 0, n, undone[map_row])
 
-        # m2p[frame] at each map: the last set_m2p before, else the initial entry.
         is_set_m2p = kind == Kind.SET_M2P
-        frames = Order.of(events.mfn, is_map | is_set_m2p)
-        last_set = frames.last_before(is_set_m2p[frames.rows])
-        initial = m2p.entries(frames.keys)[frames.group]
-        owner = np.where(last_set >= 0, events.pfn[last_set], initial)
-        owner_of_row = np.zeros(n, np.uint64)
-        owner_of_row[frames.rows] = owner
-        frontend = owner_of_row[map_row]
+        frontend = _frontends(events, m2p, is_map, is_set_m2p)
 
         is_own_frontend = frontend == page
         is_renamed = member(page, events.pfn[is_set_m2p])
@@ -291,9 +282,11 @@ class _History:
         kind = events.kind
         is_write = kind == Kind.P2M_WRITE
         is_foreign_write = is_write & (events.mfn & _FOREIGN != 0) & (events.mfn != _INVALID)
-        touches = np.flatnonzero((kind == Kind.MAP) | (kind == Kind.UNMAP) | is_foreign_write)
-        last = touches[last_of_each(events.pfn[touches])]
-        keep[last[(kind[last] == Kind.MAP) & (events.status[last] != 0)]] = True
+        is_failed = (kind == Kind.MAP) & (events.status != 0)
+        if is_failed.any():
+            touches = np.flatnonzero((kind == Kind.MAP) | (kind == Kind.UNMAP) | is_foreign_write)
+            last = touches[last_of_each(events.pfn[touches])]
+            keep[last[is_failed[last]]] = True
 
         writes = np.flatnonzero(is_write)
         keep[writes[:1]] = True  # from here on changes wait for their writes
@@ -331,10 +324,17 @@ class _History:
     def keep_entries(self, keep: Mask) -> None:
         """The set_p2m and set_m2p that hold now or held for a row that is kept."""
         events = self.events
+        is_set_m2p = events.kind == Kind.SET_M2P
+        renames = np.flatnonzero(is_set_m2p)
+        keep[renames[last_of_each(events.mfn[renames])]] = True
+        keep[renames[member(events.mfn[renames], self.frame)]] = True
+
         is_set = events.kind == Kind.SET_P2M
         sets = np.flatnonzero(is_set)
+        if not len(sets):
+            return
         keep[sets[last_of_each(events.pfn[sets])]] = True
-        keep |= is_set & member(events.pfn, self.frontend)
+        keep[sets[member(events.pfn[sets], self.frontend)]] = True
         is_witness = np.zeros(len(events), np.bool_)
         is_witness[self.witness] = True
         is_page_row = np.zeros(len(events), np.bool_)
@@ -344,10 +344,17 @@ class _History:
         is_kept = keep[of_interest.rows] & ~is_set[of_interest.rows] & (last_set >= 0)
         keep[last_set[is_kept]] = True
 
-        is_set_m2p = events.kind == Kind.SET_M2P
-        renames = np.flatnonzero(is_set_m2p)
-        keep[renames[last_of_each(events.mfn[renames])]] = True
-        keep |= is_set_m2p & member(events.mfn, self.frame)
+
+def _frontends(events: Events, m2p: Initial, is_map: Mask, is_set_m2p: Mask) -> U64:
+    """m2p[frame] at each map: by the last set_m2p before it, else by the initial entry."""
+    initial = m2p.entries(events.mfn[is_map])
+    if not is_set_m2p.any():
+        return initial
+    frames = Order.of(events.mfn, is_map | is_set_m2p)
+    last_set = np.full(len(events), -1, np.int64)
+    last_set[frames.rows] = frames.last_before(is_set_m2p[frames.rows])
+    last_set = last_set[is_map]
+    return np.where(last_set >= 0, events.pfn[last_set], initial)
 
 
 def held_lock_rows(events: Events) -> I64:

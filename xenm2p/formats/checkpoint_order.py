@@ -31,7 +31,7 @@ class Order:
     def of(cls, key: Column, which: Mask) -> Order:
         """The rows in the mask `which`, sorted by the column `key`."""
         rows = np.flatnonzero(which)
-        rows = rows[np.argsort(key[rows], kind="stable")]
+        rows = rows[stable_order(key[rows])]
         sorted_key = key[rows]
         is_first = np.ones(len(rows), np.bool_)
         is_first[1:] = sorted_key[1:] != sorted_key[:-1]
@@ -55,6 +55,26 @@ class Order:
         return np.where(at >= start, self.rows[at], -1)
 
 
+def stable_order(key: Column) -> I64:
+    """The argsort of integers that leaves equal ones in order.
+
+    numpy sorts 16-bit integers by radix, several times as fast as others; pages and frames
+    of one trace mostly lie within 32 bits of each other, which is two such sorts.
+    """
+    if not len(key):
+        return np.zeros(0, np.int64)
+    least = key.min()
+    spread = int(key.max()) - int(least)
+    if spread >= 1 << 32:
+        return np.argsort(key, kind="stable")
+    offset = (key - least).astype(np.uint32)
+    order: I64 = np.argsort(offset.astype(np.uint16), kind="stable")
+    if spread >= 1 << 16:
+        high = (offset >> np.uint32(16)).astype(np.uint16)
+        order = order[np.argsort(high[order], kind="stable")]
+    return order
+
+
 def member(values: Column, known: Column) -> Mask:
     """For each of `values` whether it is among `known`."""
     if not len(known) or not len(values):
@@ -64,9 +84,11 @@ def member(values: Column, known: Column) -> Mask:
 
 def last_of_each(key: Column) -> Mask:
     """For each entry whether no later one has its key."""
+    order = stable_order(key)
+    in_order = key[order]
     mask = np.zeros(len(key), np.bool_)
-    _, from_end = np.unique(key[::-1], return_index=True)
-    mask[len(key) - 1 - from_end] = True
+    mask[order[:-1][in_order[1:] != in_order[:-1]]] = True
+    mask[order[-1:]] = True
     return mask
 
 
