@@ -27,6 +27,8 @@ from xenm2p.formats.ftrace_events import (
     finish,
     known_in,
     live_before,
+    mapped_first,
+    repeated_writes,
     unmaps_go_on,
 )
 from xenm2p.formats.ftrace_fields import Classifier
@@ -139,6 +141,10 @@ class _Assembly:
         runs = self._memory(events, bool(len(writes)), notes)
         kernel, why = conclude(evidence)
         notes.append(f"kernel model {kernel or 'not known'}: {why}")
+        repeated = repeated_writes(events)
+        if repeated:
+            notes.append(f"{repeated} p2m writes do not follow from the one before of their "
+                         "page: events between them are not in the capture")
         self._line_notes(lost, notes)
         return Trace.of_events(events, kernel=kernel, origin=f"ftrace text {self.lines.source}",
                                memory=runs, tasks=self.lines.tasks, notes=notes)
@@ -206,9 +212,17 @@ class _Assembly:
         adopted = adopted_runs(live)
         if self.memory is None:
             return adopted
-        columns = zip((adopted.start, adopted.value, adopted.count),
-                      (self.memory.start, self.memory.value, self.memory.count), strict=True)
-        return Runs(*(np.concatenate(pair) for pair in columns))
+        # A dump from within the capture has pages foreign that only it will map.
+        later = mapped_first(events)
+        later = later[is_foreign_entry(known_in(self.memory, later)[1])]
+        if len(later):
+            notes.append(f"{len(later)} pages that the p2m dump has foreign are mapped in the "
+                         "capture first: the dump is from after that, they were ballooned out")
+        ballooned = Runs(later, np.full(len(later), INVALID, np.uint64),
+                         np.ones(len(later), np.uint64))
+        parts = (adopted, self.memory, ballooned)
+        return Runs(*(np.concatenate([getattr(runs, name) for runs in parts])
+                      for name in ("start", "value", "count")))
 
     def _call_notes(self, left: CallEvents, notes: list[str]) -> None:
         if self.reader.blank_arrays:

@@ -74,8 +74,7 @@ class _Line:
 
     @property
     def role(self) -> Role:
-        assert self.head.probe is not None
-        return self.head.probe.role
+        return role_of(self.head)
 
     @property
     def key(self) -> tuple[int, bool]:
@@ -108,10 +107,9 @@ class CallReader:
         refs: list[tuple[int, Head]] = []
         slow: list[tuple[int, Head]] = []
         fast: list[CallArrays] = []
+        self.roles |= {role_of(head) for head, _ in groups}
         for head, rows in groups:
-            assert head.probe is not None
-            role = head.probe.role
-            self.roles.add(role)
+            role = role_of(head)
             if role in (Role.MAP, Role.UNMAP) and not self.roles & _OVERRIDE_ROLES:
                 read, rows = read_calls(lines, rows, head)
                 fast += [read] if read else []
@@ -133,7 +131,7 @@ class CallReader:
         lane = lanes_of(lines.task, lines.cpu, self.idle)
         one_by_one = refs + slow
         row = np.array([row for row, _ in one_by_one], np.int64)
-        is_map = np.array([_is_map(head) for _, head in one_by_one], np.bool_)
+        is_map = np.array([role_of(head) in MAP_ROLES for _, head in one_by_one], np.bool_)
         row = np.concatenate([row, *(read.rows for read in fast)])
         is_map = np.concatenate([is_map, *(np.full(len(read.rows), read.is_map)
                                            for read in fast)])
@@ -256,6 +254,7 @@ class CallReader:
             ref.astype(np.int64), handle.astype(np.int64), status.view(np.int64))
 
 
-def _is_map(head: Head) -> bool:
+def role_of(head: Head) -> Role:
+    """What a call's line means."""
     assert head.probe is not None
-    return head.probe.role in MAP_ROLES
+    return head.probe.role

@@ -258,20 +258,47 @@ def _previous(pfn: U64, known: I64, asking: I64) -> I64:
     return found[len(known):]
 
 
-def live_before(events: Events, has_writes: bool) -> U64:
-    """Pages whose first event is an unmap that the machine did: they were foreign before."""
+def first_touches(events: Events) -> I64:
+    """The first event of each page that maps, unmaps or sets its entry, in their order."""
     touches = np.flatnonzero(
         ((events.kind == Kind.MAP) & (events.status == 0)) | (events.kind == Kind.UNMAP)
         | (events.kind == Kind.SET_P2M))
     _, first = np.unique(events.pfn[touches], return_index=True)
-    rows = touches[first]
+    return np.sort(touches[first])
+
+
+def live_before(events: Events, has_writes: bool) -> U64:
+    """Pages whose first event is an unmap that the machine did: they were foreign before."""
+    rows = first_touches(events)
     rows = rows[(events.kind[rows] == Kind.UNMAP) & (events.status[rows] == 0)]
     if has_writes:
         is_write = events.kind == Kind.P2M_WRITE
         ended = np.unique(events.pfn[is_write & ~is_foreign_entry(events.mfn)])
         rows = rows[np.isin(events.pfn[rows], ended)]
-    pages: U64 = events.pfn[np.sort(rows)]
+    pages: U64 = events.pfn[rows]
     return pages
+
+
+def mapped_first(events: Events) -> U64:
+    """Pages whose first event is a map: they were not foreign before."""
+    rows = first_touches(events)
+    pages: U64 = events.pfn[rows[events.kind[rows] == Kind.MAP]]
+    return pages
+
+
+def repeated_writes(events: Events) -> int:
+    """How many p2m writes make a page foreign twice running, or end that twice running.
+
+    No kernel does so: there was an event in between that is not in the capture.
+    """
+    rows = np.flatnonzero((events.kind == Kind.P2M_WRITE) | (events.kind == Kind.SET_P2M))
+    order = rows[np.lexsort((rows, events.pfn[rows]))]
+    before, after = order[:-1], order[1:]
+    foreign = is_foreign_entry(events.mfn)
+    of_calls = (events.kind[before] == Kind.P2M_WRITE) & (events.kind[after] == Kind.P2M_WRITE)
+    ends = events.mfn == np.uint64(INVALID)
+    twice = (foreign[before] & foreign[after]) | (of_calls & ends[before] & ends[after])
+    return int((twice & (events.pfn[before] == events.pfn[after])).sum())
 
 
 def adopted_runs(pfn: NDArray[np.uint64]) -> Runs:

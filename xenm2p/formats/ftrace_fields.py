@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.errors import InputError, nearest
+from xenm2p.errors import InputError
 from xenm2p.formats.ftrace_lines import PADDING, Bytes, Lines, Mask, windows
 from xenm2p.formats.probes import BY_FUNCTION, Probe, probe_of_event
 from xenm2p.trace import I64, INVALID, U64
@@ -183,9 +183,9 @@ def fields_of(arguments: bytes) -> dict[str, bytes]:
 def missing(event: str, argument: str, have: Iterable[str], source: str,
             place: int) -> InputError:
     """The error for an event that lacks an argument, naming what it has."""
-    names = list(have)
-    hint = nearest(argument, names) or f" (have {', '.join(names[:12]) or 'nothing'})"
-    return InputError(f"{event}: '{argument}' is missing{hint}", source=source, place=place)
+    names = ", ".join(list(have)[:12]) or "nothing"
+    return InputError(f"{event}: '{argument}' is missing (have {names})",
+                      source=source, place=place)
 
 
 @dataclass(frozen=True, slots=True)

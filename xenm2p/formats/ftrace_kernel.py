@@ -14,7 +14,8 @@ class Evidence:
     """What was seen that only some kernels have.
 
     `named` is a version the capture's header gives, `functions` those that lines name,
-    `has_migrate_disable` the flag column of that name; `marks_frontend` says that a call
+    `has_migrate_disable` the flag column of that name, `has_rt_columns` those of kernels
+    with the RT patches; `marks_frontend` says that a call
     wrote its frontend's entry, `restores_index` that an unmap wrote something other than
     INVALID, `goes_on` that an unmap call went on after a page that failed.
     """
@@ -23,6 +24,7 @@ class Evidence:
     functions: set[str] = field(default_factory=set)
     roles: set[Role] = field(default_factory=set)
     has_migrate_disable: bool = False
+    has_rt_columns: bool = False
     marks_frontend: bool = False
     restores_index: bool = False
     goes_on: bool = False
@@ -32,12 +34,11 @@ class Evidence:
         words = text.lstrip("# ").split()
         if len(words) == 2 and words[0] in ("kernel:", "release:"):
             self.named = words[1]
-        # 54357f0c9149, 5.14; kernels with the RT patches, which had a column of this name
-        # before, have one more.
+        # 54357f0c9149, 5.14; kernels with the RT patches had a column of this name before.
         if "_-=> migrate-disable" in text:
             self.has_migrate_disable = True
         if "preempt-lazy-depth" in text or "need-resched_lazy" in text:
-            self.has_migrate_disable = False
+            self.has_rt_columns = True
 
 
 def conclude(seen: Evidence) -> tuple[str | None, str]:
@@ -63,7 +64,7 @@ def conclude(seen: Evidence) -> tuple[str | None, str]:
     name = P2M_ONLY_CONTINUE.name
     if any(function.startswith(("folio_", "__folio_")) for function in seen.functions):
         return name, "page locks are folios: Linux 5.16 or later"
-    if seen.has_migrate_disable:
+    if seen.has_migrate_disable and not seen.has_rt_columns:
         return name, "the header has a migrate-disable column: Linux 5.14 or later"
     if seen.goes_on:
         return name, "an unmap call went on after a page that failed: Linux 5.12 or later"

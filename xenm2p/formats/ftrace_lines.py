@@ -120,6 +120,21 @@ def _digits(columns: NDArray[np.uint8]) -> I64:
     return number
 
 
+@dataclass(frozen=True, slots=True)
+class _Fragment:
+    """What may be the begin of a line that a newline in a name broke.
+
+    `place` is its last line, `strays` how many of its lines were counted as strays.
+    """
+
+    place: int
+    text: bytes | None
+    strays: int
+
+
+_NO_FRAGMENT = _Fragment(0, None, 0)
+
+
 @dataclass(slots=True)
 class LineReader:
     """Takes a stream apart into `Lines`; what is not an event goes where it belongs.
@@ -141,7 +156,7 @@ class LineReader:
     first_cpu: int = 0
     _task_of: dict[bytes, int] = field(default_factory=dict)
     _layouts: list[Layout] = field(default_factory=list)
-    _fragment: tuple[int, bytes] = (0, b"")
+    _fragment: _Fragment = _NO_FRAGMENT
 
     def blocks(self, stream: BinaryIO) -> Iterator[Lines]:
         """The event lines of `stream`, block by block; memory is that of a block.
@@ -294,22 +309,23 @@ class LineReader:
     def _one_line(self, line: bytes, match: re.Match[bytes] | None, place: int) -> (
             tuple[int, int, int, int] | None):
         """Begin of the event, time, cpu and task of one line; None where it is no event."""
-        before, fragment = self._fragment
-        self._fragment = (0, b"")
+        fragment = self._fragment if self._fragment.place == place - 1 else _NO_FRAGMENT
+        self._fragment = _NO_FRAGMENT
         dropped = 0
-        if match is None and before == place - 1:
+        if match is None and fragment.text is not None:
             # A newline in a command's name broke the line in two.
-            match = _FIXED.match(fragment + b"\n" + line)
+            match = _FIXED.match(fragment.text + b"\n" + line)
             if match is not None:
-                dropped = len(fragment) + 1
-                self.strays -= fragment.count(b"\n") + 1
+                dropped = len(fragment.text) + 1
+                self.strays -= fragment.strays
+                self.first_stray = self.first_stray if self.strays else 0
         scale = 1
         match = match or _LOOSE.match(line)
         if match is None:
             match = _LATENCY.match(line)
             scale = 1000
         if match is None:
-            self._no_event(line, before, fragment, place)
+            self._no_event(line, fragment, place)
             return None
         cpu = int(match["cpu"].strip(b"[]"))
         whole, _, fraction = match["time"].partition(b".")
@@ -321,14 +337,14 @@ class LineReader:
                              source=self.source, place=place)
         return match.end() - dropped, time, cpu, self._task(match["comm"], match["pid"])
 
-    def _no_event(self, line: bytes, before: int, fragment: bytes, place: int) -> None:
-        if not line.strip():
-            return
+    def _no_event(self, line: bytes, fragment: _Fragment, place: int) -> None:
         if line.startswith((b"#", b"CPU:", b"cpus=")):
             self.remarks.append((place, line.decode("utf-8", "replace")))
             return
-        self.strays += 1
-        self.first_stray = self.first_stray or place
-        whole = fragment + b"\n" + line if fragment and before == place - 1 else line
+        is_stray = bool(line.strip())
+        if is_stray:
+            self.strays += 1
+            self.first_stray = self.first_stray or place
+        whole = line if fragment.text is None else fragment.text + b"\n" + line
         if len(whole) <= _DASH:
-            self._fragment = (place, whole)
+            self._fragment = _Fragment(place, whole, fragment.strays + is_stray)
