@@ -7,7 +7,7 @@ from typing import Any
 
 from xenm2p.cli.progress import with_progress
 from xenm2p.formats.binary import BinaryReport, Loss, read_binary, scan_binary
-from xenm2p.formats.detect import known_format
+from xenm2p.formats.detect import Extra, known_format
 from xenm2p.formats.streams import open_input
 from xenm2p.report.contents import Contents
 from xenm2p.trace import Trace
@@ -62,7 +62,7 @@ def _opened(name: str) -> Reading:
     try:
         found = known_format(opened)
         if found.name != "xm2p":
-            return Reading(name, found.name, found.read(opened, []))
+            return Reading(name, found.name, found.read(opened, Extra(None, [])))
         losses: list[Loss] = []
         if opened.path is None:
             trace = read_binary(opened.stream, name, salvage=True, losses=losses)

@@ -193,7 +193,6 @@ def _commands(session: Session, filters: Filters) -> dict[str, list[str]]:
     named = ["--", name] if name.startswith("-") else [name]
     replayed = [*session.request.arguments(), *filters, named]
     return {
-        "collisions": command_line(["xenm2p", "export", "-t", "collisions"], *replayed),
         "findings": command_line(["xenm2p", "export", "-t", "findings"], *replayed),
         "events": command_line(["xenm2p", "replay", "--events"], *replayed),
     }

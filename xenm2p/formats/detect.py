@@ -23,26 +23,36 @@ Losses = list["Loss"]
 
 
 @dataclass(frozen=True, slots=True)
+class Extra:
+    """What a reader gets beside its input: a dump's p2m rows, and a list for losses."""
+
+    memory: Runs | None
+    losses: Losses
+
+
+@dataclass(frozen=True, slots=True)
 class TraceFormat:
     """A format that traces are read from: its name, how to know it, how to read it."""
 
     name: str
     looks: str  # what was looked for, for the message when nothing was found
     sniff: Callable[[bytes], bool]
-    read: Callable[[BinaryInput, Losses], Trace]
+    read: Callable[[BinaryInput, Extra], Trace]
 
 
 def _is_binary(first: bytes) -> bool:
     return first.startswith(BINARY_MAGIC)
 
 
-def _read_binary(opened: BinaryInput, losses: Losses) -> Trace:
+def _read_binary(opened: BinaryInput, extra: Extra) -> Trace:
     from xenm2p.formats.binary import read_binary
 
     if opened.path is not None:
         opened.stream.close()
-        return read_binary(opened.path, opened.name, losses=losses)
-    return read_binary(opened.stream, opened.name, losses=losses)
+        trace = read_binary(opened.path, opened.name, losses=extra.losses)
+    else:
+        trace = read_binary(opened.stream, opened.name, losses=extra.losses)
+    return _with_memory(trace, extra)
 
 
 def _is_ftrace(first: bytes) -> bool:
@@ -51,10 +61,10 @@ def _is_ftrace(first: bytes) -> bool:
     return looks_like_ftrace(first)
 
 
-def _read_ftrace(opened: BinaryInput, losses: Losses) -> Trace:
+def _read_ftrace(opened: BinaryInput, extra: Extra) -> Trace:
     from xenm2p.formats.ftrace import read_ftrace
 
-    return read_ftrace(opened.stream, opened.name)
+    return read_ftrace(opened.stream, opened.name, memory=extra.memory)
 
 
 _KEY = re.compile(rb"[ {]*[\"']?([A-Za-z0-9_-]{1,32})[\"']?[ \t]*:(?:\s|$)")
@@ -72,11 +82,17 @@ def _is_yaml(first: bytes) -> bool:
     return False
 
 
-def _read_yaml(opened: BinaryInput, losses: Losses) -> Trace:
+def _read_yaml(opened: BinaryInput, extra: Extra) -> Trace:
     from xenm2p.formats.yaml import read_yaml
 
     with opened:
-        return read_yaml(opened.stream, opened.name)
+        return _with_memory(read_yaml(opened.stream, opened.name), extra)
+
+
+def _with_memory(trace: Trace, extra: Extra) -> Trace:
+    if extra.memory is not None:
+        trace.memory = _before(extra.memory, trace.memory)
+    return trace
 
 
 FORMATS: tuple[TraceFormat, ...] = (
@@ -108,15 +124,14 @@ def read_trace(
     Raises InputError for what cannot be read or has no known format; where a format is
     read piece by piece, also later, while the trace is iterated.
     """
+    extra = Extra(None if memory is None else _read_memory(memory),
+                  [] if losses is None else losses)
     opened = open_input(name)
     try:
-        trace = known_format(opened).read(opened, [] if losses is None else losses)
+        return known_format(opened).read(opened, extra)
     except BaseException:
         opened.stream.close()
         raise
-    if memory is not None:
-        trace.memory = _before(_read_memory(memory), trace.memory)
-    return trace
 
 
 def known_format(opened: BinaryInput) -> TraceFormat:

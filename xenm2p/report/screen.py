@@ -24,16 +24,15 @@ def screen(
 ) -> Iterator[Block]:
     """The blocks of one replay, complete.
 
-    `more` gives the commands, as lines, that show all collisions, all findings and all
-    events; where it has none, none is named.
+    `more` gives the commands, as lines, that show all findings and all events; where it
+    has none, none is named.
     """
     model = heading.model
     yield Title(f"{heading.name} under {model.name} (Linux {model.versions})")
     yield Items(list(_items(heading, overview, trace)))
     yield from _collisions(overview, trace)
     yield from _findings(overview, Context(trace, model))
-    shown = [name for name, is_some in (("collisions", overview.verdicts.total() > 0),
-                                        ("findings", len(overview.tally) > 0),
+    shown = [name for name, is_some in (("findings", len(overview.tally) > 0),
                                         ("events", True)) if is_some and name in more]
     if shown:
         yield Lines([f"All {_join(shown)}:"])
@@ -135,7 +134,8 @@ def _examples(overview: Overview, rules: list[Rule], context: Context) -> Iterat
     each = min(MAX_EXAMPLES, max(1, EXAMPLE_LINES // (2 * max(1, len(told)))))
     for rule in told:
         first = overview.tally.first_of(rule)
-        for row in range(min(each, len(first))):
+        is_worth_several = rule.severity(context.model) > Severity.INFO
+        for row in range(min(each if is_worth_several else 1, len(first))):
             yield f"{rule.id} event {first.event[row]}: {describe(first, row, context)}"
 
 
