@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.errors import InputError
-from xenm2p.formats.ftrace_lines import PADDING, Bytes, Lines, Mask, windows
+from xenm2p.formats.ftrace_lines import PADDING, Bytes, Lines, Mask, has_bytes, windows
 from xenm2p.formats.probes import BY_FUNCTION, Probe, probe_of_event
 from xenm2p.trace import I64, INVALID, U64
 
 _HEAD_LIMIT = 256
 _NAME_LIMIT = 1000
+_DIGITS = 20  # as many as a number may have here
 _FIELD_REACH = 256  # fields further right than this are read line by line
 
 # A kprobe prints where it is, a kretprobe also where it returns to;
@@ -129,13 +130,11 @@ class Classifier:
         has: Mask = (first_bytes[among] << np.uint64(shift)) == np.uint64(word & (1 << 64) - 1)
         rows = among[has]
         begin = lines.begin[rows]
-        width = len(head.text) + 1
-        inside = begin + len(head.text) <= lines.end[rows]
-        found = windows(lines.data, width)[np.where(inside, begin, 0)]
-        same = inside & (found[:, :-1] == np.frombuffer(head.text, np.uint8)).all(axis=1)
+        after = np.minimum(begin + len(head.text), lines.end[rows])
+        same = (after == begin + len(head.text)) & has_bytes(lines.data, begin, head.text)
         if not head.text.endswith((b") ", b")")):
             # "name: " must not take in "name: (somewhere else) "
-            same &= found[:, -1] != ord("(")
+            same &= lines.data[after] != ord("(")
         has[has] = same
         return has
 
@@ -150,20 +149,31 @@ def parse_numbers(data: Bytes, at: I64, ends: Mask = _END_OF_FIELD) -> tuple[U64
     """
     prefix = windows(data, 2)[at]
     is_hex = (prefix[:, 0] == ord("0")) & (prefix[:, 1] == ord("x"))
-    at = at + 2 * is_hex
-    digits = _HEX_VALUE[windows(data, 20)[at].T]
-    base = np.where(is_hex, np.uint64(16), np.uint64(10))
-    is_number = np.ones(len(at), np.bool_)
-    length = np.zeros(len(at), np.int64)
+    begin = at + 2 * is_hex
+    digits = _HEX_VALUE[windows(data, _DIGITS + 1)[begin]]
+    is_other = digits >= np.where(is_hex, np.uint8(16), np.uint8(10))[:, None]
+    is_other[:, _DIGITS] = True
+    length = is_other.argmax(axis=1)
+    after = begin + length
+    good = (length > 0) & (length <= np.where(is_hex, 16, 19)) & ends[data[after]]
+    good &= after >= 16
     value = np.zeros(len(at), np.uint64)
-    for column in digits:
-        is_number &= column < base
-        if not is_number.any():
-            break
-        length += is_number
-        value = np.where(is_number, value * base + column, value)
-    good = (length > 0) & (length <= np.where(is_hex, 16, 19)) & ends[data[at + length]]
-    return value, at + length, good
+    if is_hex.any():
+        # Sixteen nibbles up to the end, those before the number being nothing, are the
+        # eight bytes of the number, high byte first.
+        nibbles = _HEX_VALUE[windows(data, 16)[np.maximum(after - 16, 0)]]
+        nibbles *= np.arange(16) >= 16 - length[:, None]
+        octets = nibbles[:, 0::2] << 4 | nibbles[:, 1::2]
+        value = np.ascontiguousarray(octets).view(">u8")[:, 0].astype(np.uint64)
+    decimal = np.flatnonzero(~is_hex)
+    if len(decimal):
+        number = np.zeros(len(decimal), np.uint64)
+        for column in range(int(length[decimal].max())):
+            digit = digits[decimal, column]
+            inside = column < length[decimal]
+            number = np.where(inside, number * np.uint64(10) + digit, number)
+        value[decimal] = number
+    return value, after, good
 
 
 def number_of(text: bytes) -> int | None:
@@ -237,8 +247,7 @@ def parse_fields(lines: Lines, rows: I64, head: Head, source: str) -> list[U64]:
         if place.word < word:  # fields in another order than the function's
             at, word = starts, 0
         at = np.minimum(_skip_words(data, at, place.word - word), ends)
-        keys = windows(data, len(place.key))[at]
-        good &= (keys == np.frombuffer(place.key, np.uint8)).all(axis=1)
+        good &= has_bytes(data, at, place.key)
         values, after, numbers = parse_numbers(data, at + len(place.key))
         good &= numbers & (after <= ends)
         column[:] = values

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from xenm2p.errors import InputError
 from xenm2p.trace import I64
 
-BLOCK_SIZE = 1 << 22
+BLOCK_SIZE = 1 << 23
 LINE_LIMIT = 1 << 20
 # Bytes after a block that a look ahead from any line in it may touch.
 PADDING = 1 << 10
@@ -99,9 +99,21 @@ class Lines:
     task: NDArray[np.int32]
 
 
-def windows(data: Bytes, width: int) -> NDArray[np.uint8]:
+def windows(data: Bytes, width: int) -> Bytes:
     """All `width` byte windows of `data`, without copying."""
-    return np.lib.stride_tricks.sliding_window_view(data, width)
+    return np.ndarray((len(data) - width + 1, width), np.uint8, data, strides=(1, 1))
+
+
+def has_bytes(data: Bytes, at: I64, wanted: bytes) -> Mask:
+    """Where `data` has the bytes `wanted`, eight at a time; they may lie in the padding."""
+    found = np.ones(len(at), np.bool_)
+    words = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
+    for i in range(0, len(wanted), 8):
+        part = wanted[i : i + 8]
+        shift = np.uint64(64 - 8 * len(part))
+        word = np.uint64(int.from_bytes(part.rjust(8, b"\0"), "little"))
+        found &= words[at + i] << shift == word
+    return found
 
 
 def lanes_of(task: NDArray[np.int32], cpu: NDArray[np.int16], idle: list[int]) -> I64:
@@ -174,14 +186,15 @@ class LineReader:
                 raise InputError(f"a line of more than {LINE_LIMIT} bytes",
                                  source=self.source, place=place)
             if cut:
-                lines = rest.count(b"\n", 0, cut)
-                yield self._take_apart(rest[:cut], place)
-                place += lines
+                lines, count = self._take_apart(rest[:cut], place)
                 rest = rest[cut:]
+                place += count
+                yield lines
         # Its last number may have lost digits, which nothing shows.
         self.last_line_cut = bool(rest)
 
-    def _take_apart(self, text: bytes, place: int) -> Lines:
+    def _take_apart(self, text: bytes, place: int) -> tuple[Lines, int]:
+        """The event lines of a block, whose first line is `place`, and how many it has."""
         data = np.zeros(len(text) + PADDING, np.uint8)
         data[: len(text)] = np.frombuffer(text, np.uint8)
         ends = np.flatnonzero(data[: len(text)] == 10)
@@ -226,8 +239,9 @@ class LineReader:
         if len(rows) and not self.events:
             self.first_cpu = int(cpu[rows[0]])
         self.events += len(rows)
-        return Lines(text, data, rows + place, begin[rows], ends[rows], time[rows], cpu[rows],
-                     task[rows])
+        lines = Lines(text, data, rows + place, begin[rows], ends[rows], time[rows], cpu[rows],
+                      task[rows])
+        return lines, count
 
     def _fit(self, layout: Layout, data: Bytes, starts: I64, ends: I64) -> tuple[
             Mask, I64, I64, NDArray[np.int16], NDArray[np.int32]]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.formats.ftrace_fields import Head, parse_numbers
-from xenm2p.formats.ftrace_lines import Bytes, Lines, Mask, windows
+from xenm2p.formats.ftrace_lines import Bytes, Lines, Mask, has_bytes
 from xenm2p.formats.ftrace_ops import STATUS_UNKNOWN
 from xenm2p.formats.probes import MAP_OP_WORDS, UNMAP_OP_WORDS, Role
 from xenm2p.trace import I64, INVALID, NO_DOMID, NO_HANDLE, NO_REF, U64
@@ -60,8 +60,7 @@ def _words_of(line: bytes) -> list[bytes] | None:
 
 def _numbers(data: Bytes, at: I64, key: bytes, good: Mask) -> tuple[U64, I64]:
     """The number after ``key=`` at each offset, and the offsets after it and its blank."""
-    keys = windows(data, len(key) + 1)[at]
-    good &= (keys == np.frombuffer(key + b"=", np.uint8)).all(axis=1)
+    good &= has_bytes(data, at, key + b"=")
     value, after, is_number = parse_numbers(data, at + len(key) + 1)
     good &= is_number
     return value, after + 1
@@ -74,7 +73,7 @@ def _array(data: Bytes, at: I64, key: bytes, wanted: I64, width: int, good: Mask
     Returns them as (arrays, groups, width), 0 where an array is shorter, and the offset of
     the sign after the last number read.
     """
-    good &= (windows(data, len(key))[at] == np.frombuffer(key, np.uint8)).all(axis=1)
+    good &= has_bytes(data, at, key)
     at = at + len(key)
     groups = int(wanted.max(initial=0))
     numbers = np.zeros((len(at), groups, width), np.uint64)
