@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xenm2p.formats.ftrace_fields import Head
 from xenm2p.formats.ftrace_lines import Lines, lanes_of
-from xenm2p.formats.ftrace_op_arrays import CallArrays, read_calls
+from xenm2p.formats.ftrace_op_arrays import CallArrays, array_ends, read_calls
 from xenm2p.formats.ftrace_ops import (
     COUNT_UNKNOWN,
     MAP_ROLES,
@@ -107,11 +107,12 @@ class CallReader:
         refs: list[tuple[int, Head]] = []
         slow: list[tuple[int, Head]] = []
         fast: list[CallArrays] = []
+        closing = array_ends(lines)
         self.roles |= {role_of(head) for head, _ in groups}
         for head, rows in groups:
             role = role_of(head)
             if role in (Role.MAP, Role.UNMAP) and not self.roles & _OVERRIDE_ROLES:
-                read, rows = read_calls(lines, rows, head)
+                read, rows = read_calls(lines, rows, head, closing)
                 fast += [read] if read else []
             of_sort = refs if role in _REFS_ROLES else slow
             of_sort += [(row, head) for row in rows.tolist()]

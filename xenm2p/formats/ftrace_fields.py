@@ -23,7 +23,7 @@ from xenm2p.trace import I64, INVALID, U64
 
 _HEAD_LIMIT = 256
 _NAME_LIMIT = 1000
-_DIGITS = 20  # as many as a number may have here
+_DIGITS = 16  # as many as a number may have that is read with others
 _FIELD_REACH = 256  # fields further right than this are read line by line
 
 # A kprobe prints where it is, a kretprobe also where it returns to;
@@ -155,23 +155,17 @@ def parse_numbers(data: Bytes, at: I64, ends: Mask = _END_OF_FIELD) -> tuple[U64
     is_other[:, _DIGITS] = True
     length = is_other.argmax(axis=1)
     after = begin + length
-    good = (length > 0) & (length <= np.where(is_hex, 16, 19)) & ends[data[after]]
-    good &= after >= 16
-    value = np.zeros(len(at), np.uint64)
-    if is_hex.any():
-        # Sixteen nibbles up to the end, those before the number being nothing, are the
-        # eight bytes of the number, high byte first.
-        nibbles = _HEX_VALUE[windows(data, 16)[np.maximum(after - 16, 0)]]
-        nibbles *= np.arange(16) >= 16 - length[:, None]
-        octets = nibbles[:, 0::2] << 4 | nibbles[:, 1::2]
-        value = np.ascontiguousarray(octets).view(">u8")[:, 0].astype(np.uint64)
+    good = (length > 0) & ends[data[after]]
+    # Sixteen nibbles, high one first, are the eight bytes of a number; those behind it go.
+    octets = digits[:, 0:_DIGITS:2] << 4 | digits[:, 1:_DIGITS:2] & 15
+    behind = np.minimum(4 * (_DIGITS - length), 63).astype(np.uint64)
+    value = np.ascontiguousarray(octets).view(">u8")[:, 0].astype(np.uint64) >> behind
     decimal = np.flatnonzero(~is_hex)
     if len(decimal):
         number = np.zeros(len(decimal), np.uint64)
         for column in range(int(length[decimal].max())):
-            digit = digits[decimal, column]
             inside = column < length[decimal]
-            number = np.where(inside, number * np.uint64(10) + digit, number)
+            number = np.where(inside, number * np.uint64(10) + digits[decimal, column], number)
         value[decimal] = number
     return value, after, good
 
@@ -186,8 +180,8 @@ def number_of(text: bytes) -> int | None:
 
 def fields_of(arguments: bytes) -> dict[str, bytes]:
     """``name=value`` fields of a line by name; what else is in the line is left out."""
-    pairs = (word.split(b"=", 1) for word in arguments.split() if b"=" in word)
-    return {name.decode("utf-8", "backslashreplace"): value for name, value in pairs}
+    pairs = (word.partition(b"=") for word in arguments.split() if b"=" in word)
+    return {name.decode("latin-1"): value for name, _, value in pairs}
 
 
 def missing(event: str, argument: str, have: Iterable[str], source: str,

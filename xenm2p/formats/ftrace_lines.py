@@ -84,9 +84,9 @@ class Layout:
 class Lines:
     """Lines of one block that carry an event, in order.
 
-    `data` is the block as bytes with `PADDING` zeros after it; `begin` and `end` are
-    offsets of the event's name and of the line's end in it; `place` counts the lines of
-    the file from 1.
+    `text`, and `data`, the same as an array, are the block with `PADDING` zeros after it;
+    `begin` and `end` are offsets in it of the event's name and of the line's end; `place`
+    counts the lines of the file from 1.
     """
 
     text: bytes
@@ -186,18 +186,20 @@ class LineReader:
                 raise InputError(f"a line of more than {LINE_LIMIT} bytes",
                                  source=self.source, place=place)
             if cut:
-                lines, count = self._take_apart(rest[:cut], place)
+                lines, count = self._take_apart(rest[:cut] + bytes(PADDING), cut, place)
                 rest = rest[cut:]
                 place += count
                 yield lines
         # Its last number may have lost digits, which nothing shows.
         self.last_line_cut = bool(rest)
 
-    def _take_apart(self, text: bytes, place: int) -> tuple[Lines, int]:
-        """The event lines of a block, whose first line is `place`, and how many it has."""
-        data = np.zeros(len(text) + PADDING, np.uint8)
-        data[: len(text)] = np.frombuffer(text, np.uint8)
-        ends = np.flatnonzero(data[: len(text)] == 10)
+    def _take_apart(self, text: bytes, size: int, place: int) -> tuple[Lines, int]:
+        """The event lines of a block of `size` bytes and padding, and how many lines it has.
+
+        `place` is its first line.
+        """
+        data = np.frombuffer(text, np.uint8)
+        ends = np.flatnonzero(data[:size] == 10)
         starts = np.concatenate([[0], ends[:-1] + 1])
         lengths = ends - starts
         if lengths.max() > LINE_LIMIT:

@@ -94,8 +94,17 @@ def _array(data: Bytes, at: I64, key: bytes, wanted: I64, width: int, good: Mask
     return numbers, after
 
 
-def read_calls(lines: Lines, rows: I64, head: Head) -> tuple[CallArrays | None, I64]:
-    """Calls of one head after their hypercall, and the rows to be read one at a time."""
+def array_ends(lines: Lines) -> I64:
+    """Where arrays end in a block."""
+    return np.flatnonzero(lines.data == _CLOSE)
+
+
+def read_calls(lines: Lines, rows: I64, head: Head, closing: I64) -> tuple[
+        CallArrays | None, I64]:
+    """Calls of one head after their hypercall, and the rows to be read one at a time.
+
+    `closing` is `array_ends` of the block.
+    """
     assert head.probe is not None
     is_map = head.probe.role is Role.MAP
     data, ends = lines.data, lines.end[rows]
@@ -118,7 +127,6 @@ def read_calls(lines: Lines, rows: I64, head: Head) -> tuple[CallArrays | None, 
     wanted = np.where(good, count, 0).astype(np.int64)
     width = MAP_OP_WORDS if is_map else UNMAP_OP_WORDS
     ops, at = _array(data, np.minimum(at, ends), b"op={", wanted, width, good)
-    closing = np.flatnonzero(data == _CLOSE)
     nth = np.searchsorted(closing, at)
     at = closing[np.minimum(nth, len(closing) - 1)] + 1 if len(closing) else at
     good &= (nth < len(closing)) & (at < ends)
