@@ -97,6 +97,12 @@ def test_a_missing_file_names_the_one_that_is_there(xenm2p: Run, deadlock: Path)
     assert "no such file" in done.err and "did you mean 'deadlock.yaml'" in done.err
 
 
+def test_a_file_name_with_control_characters_is_spelled_out(xenm2p: Run) -> None:
+    done = xenm2p("replay", "a\n\x1b[31mb.yaml", "c.yaml")
+    assert done.err.splitlines() == [
+        "xenm2p: a\\n\\x1b[31mb.yaml: no such file", "xenm2p: c.yaml: no such file"]
+
+
 def test_empty_input_is_one_line(program: Run) -> None:
     for command in (["replay"], ["info"], ["check"], ["export", "-t", "events"]):
         done = program(*command, "-")

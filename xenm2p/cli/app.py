@@ -6,7 +6,6 @@ no error of the input or the user is a traceback.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 import click
 
 from xenm2p import __version__
+from xenm2p.cli.messages import say
 from xenm2p.errors import EXIT_CLEAN, EXIT_INTERRUPTED, OutputError, XenM2PError, nearest
 
 # Command: module xenm2p.cli.NAME, function NAME_command; in the order of --help. The
@@ -85,12 +85,7 @@ class Program(click.Group):
 
 
 def _complain(message: object, status: int) -> int:
-    line = " ".join(str(message).split("\n"))
-    try:
-        click.echo(f"xenm2p: {line}", err=True)
-    except OSError as error:  # standard error may be closed too: the status still tells
-        if error.errno not in (errno.EPIPE, errno.EBADF, errno.ENOSPC):
-            raise
+    say(message)
     return status
 
 

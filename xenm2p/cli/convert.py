@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from xenm2p.cli import options
+from xenm2p.cli.messages import say
 from xenm2p.cli.writing import check_target, write_trace, writing_options
 from xenm2p.errors import EXIT_CLEAN, EXIT_LOSSY
 
@@ -46,5 +47,5 @@ def convert_command(
         chunk_events=chunk_events, progress=progress and not quiet)
     if not quiet:
         for note in opened.notes:
-            click.echo(f"xenm2p: {trace}: {note}", err=True)
+            say(f"{trace}: {note}")
     return EXIT_LOSSY if strict and (losses or has_lost) else EXIT_CLEAN

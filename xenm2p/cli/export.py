@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xenm2p.cli import options
+from xenm2p.cli.messages import say
 from xenm2p.errors import EXIT_CLEAN
 from xenm2p.report.fields import SUMMARY, TABLES, Columns
 from xenm2p.report.formats import WRITERS
@@ -56,8 +57,7 @@ def export_command(
         batches = _summary(session) if table == SUMMARY.name else _batches(session, table)
         WRITERS[format_](out, TABLES[table], session.header(table), batches)
     if session.heading.traced_kernel is None and request.kernel is None and not request.quiet:
-        click.echo(f"xenm2p: {trace}: no kernel is named, replayed under "
-                   f"{session.heading.model.name}", err=True)
+        say(f"{trace}: no kernel is named, replayed under {session.heading.model.name}")
     return session.exit_status(EXIT_CLEAN)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from xenm2p.cli import options
+from xenm2p.cli.messages import say
 from xenm2p.errors import EXIT_CLEAN, EXIT_FINDINGS, XenM2PError
 from xenm2p.report.formats import MARKUPS
 
@@ -75,7 +76,7 @@ def replay_command(
                 # The others are still worth a look, unless the output must be whole.
                 if len(traces) == 1 or output != STDOUT:
                     raise
-                click.echo(f"xenm2p: {error}", err=True)
+                say(error)
                 statuses.append(error.exit_code)
         shown.end()
     return max(statuses)
