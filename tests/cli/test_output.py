@@ -122,6 +122,20 @@ def test_a_full_disk_behind_standard_output_is_one_line(deadlock: Path) -> None:
     assert done.stderr == b"xenm2p: standard output: No space left on device\n"
 
 
+def test_a_closed_standard_output_is_one_line(deadlock: Path) -> None:
+    words = " ".join(map(str, [*PROGRAM, "replay", deadlock]))
+    done = subprocess.run(["bash", "-c", f"{words} >&-"], capture_output=True, timeout=60)
+    assert done.returncode == 3
+    assert done.stderr == b"xenm2p: standard output is closed\n"
+
+
+def test_a_closed_standard_error_changes_nothing(deadlock: Path) -> None:
+    words = " ".join(map(str, [*PROGRAM, "replay", deadlock]))
+    done = subprocess.run(["bash", "-c", f"{words} 2>&-"], capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b"1 deadlock" in done.stdout
+
+
 @pytest.mark.parametrize(("signal_", "status"), [
     (signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_killed_in_the_middle_the_old_file_stays(

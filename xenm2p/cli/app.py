@@ -66,7 +66,8 @@ class Program(click.Group):
         signal.signal(signal.SIGTERM, _terminate)
         try:
             status = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except BrokenPipeError:
             _forget_stdout()
             status = EXIT_CLEAN

@@ -27,6 +27,8 @@ def binary_output(name: str, *, force: bool) -> Iterator[BinaryIO]:
     without `force`. Devices and pipes are written in place. Raises OutputError.
     """
     if name == STDOUT:
+        if sys.stdout is None:
+            raise OutputError("standard output is closed")
         stdout: BinaryIO = sys.stdout.buffer
         yield stdout
         stdout.flush()

@@ -24,7 +24,7 @@ def with_progress(
     where nobody knows.
     """
     stream = stream or sys.stderr
-    if not (wanted and stream.isatty()):
+    if not wanted or stream is None or not stream.isatty():
         yield from pieces
         return
     next_time = time.monotonic() + _PATIENCE

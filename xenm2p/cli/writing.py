@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,9 @@ from xenm2p.cli import options
 from xenm2p.cli.output import STDOUT, binary_output
 from xenm2p.cli.progress import with_progress
 from xenm2p.errors import UsageError, nearest
-from xenm2p.trace import Events, Kind, Trace
+
+if TYPE_CHECKING:
+    from xenm2p.trace import Events, Trace
 
 FORMATS = ("yaml", "xm2p")
 EXTENSIONS = {".yaml": "yaml", ".yml": "yaml", ".xm2p": "xm2p"}
@@ -65,6 +67,8 @@ def write_trace(
     Returns whether the trace says that the tracer lost events. Raises OutputError, and
     what reading the trace raises.
     """
+    from xenm2p.trace import Kind
+
     chunks_of = trace.chunks_of
     has_lost = False
 

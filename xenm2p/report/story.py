@@ -11,7 +11,7 @@ from xenm2p.report import tables
 from xenm2p.report.fields import EVENTS, TRANSITIONS, Columns, TableSpec
 from xenm2p.report.selection import Selection
 
-INDENT = 14  # how far in stands what belongs to the event above
+INDENT = 9  # how far in stands what belongs to the event above
 # What a listing tells of an event beside its number, time and kind, and how.
 _DETAILS = ("mfn", "pfn", "user", "domid", "ref", "handle", "status", "count", "task")
 
