@@ -285,3 +285,11 @@ def test_a_marked_frontend_page_tells_the_kernel() -> None:
     trace = read(text)
     assert trace.kernel == "kmap-only"
     assert kinds_of(trace) == ["map", "p2m_write", "p2m_write"]
+
+
+def test_more_heads_than_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join(line(f"other{i}: x") + line(set_p2m(i, i + 1)) for i in range(20))
+    whole = events_of(read(text), "pfn", "mfn")
+    monkeypatch.setattr("xenm2p.formats.ftrace_fields._HEAD_LIMIT", 3)
+    assert events_of(read(text), "pfn", "mfn") == whole
+    assert len(whole) == 20

@@ -110,6 +110,13 @@ def test_more_than_999_cpus() -> None:
     assert task_and_time(line(WRITE, cpu=1023))[1] == 1023
 
 
+@pytest.mark.parametrize("first", ["00001", "99999"])
+def test_a_cpu_that_cannot_be_is_an_error(first: str) -> None:
+    text = line(WRITE).replace("[001]", f"[{first}]") + line(WRITE).replace("[001]", "[99999]")
+    with pytest.raises(InputError, match=r"capture\.txt:[12]: cpu 99999"):
+        read(text)
+
+
 def test_windows_line_ends_are_read() -> None:
     trace = read(line(WRITE).replace("\n", "\r\n") * 2)
     assert events_of(trace, "pfn", "mfn") == [("set_p2m", 0x8FEFB, 0x43BE6)] * 2

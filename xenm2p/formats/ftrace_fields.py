@@ -104,10 +104,10 @@ class Classifier:
             if has.any():
                 yield self._counted(head, left[has])
                 left = left[~has]
-        while len(left):
+        while len(left) and len(self.heads) < _HEAD_LIMIT:
             row = int(left[0])
             head = head_of(lines.text[begin[row] : lines.end[row]]) or _NAMELESS
-            if len(self.heads) < _HEAD_LIMIT and 0 < len(head.text) <= PADDING // 2:
+            if 0 < len(head.text) <= PADDING // 2:
                 self.heads.append(head)
                 # The longer of two that begin alike must be asked first.
                 self.heads.sort(key=lambda known: -len(known.text))
@@ -115,6 +115,12 @@ class Classifier:
             has[0] = True
             yield self._counted(head, left[has])
             left = left[~has]
+        rare: dict[Head, list[int]] = {}
+        for row in left.tolist():
+            head = head_of(lines.text[begin[row] : lines.end[row]]) or _NAMELESS
+            rare.setdefault(head, []).append(row)
+        for head, rows in rare.items():
+            yield self._counted(head, np.array(rows, np.int64))
 
     def _counted(self, head: Head, rows: I64) -> tuple[Head, I64]:
         if head.probe is None and (

@@ -32,6 +32,7 @@ Mask = NDArray[np.bool_]
 
 _DASH = 16
 _LAYOUT_LIMIT = 64
+_CPU_LIMIT = 1 << 15
 _BLANK, _DOT, _COLON, _DASH_SIGN = b" .:-"
 _OPEN, _CLOSE = b"[]"
 
@@ -220,8 +221,9 @@ class LineReader:
 
         for layout in self._layouts:
             fit(layout, np.flatnonzero(~taken))
+        is_empty = (lengths == 0).tolist()
         for row in np.flatnonzero(~taken).tolist():
-            if taken[row]:
+            if taken[row] or (is_empty[row] and self._fragment is _NO_FRAGMENT):
                 continue
             line = text[starts[row] : ends[row]]
             match = _FIXED.match(line)
@@ -277,6 +279,8 @@ class LineReader:
                 fits &= column - np.uint8(48) < 10
         if whole.shape[1] > (9 if layout.dot >= 0 else 18):
             fits &= False  # may exceed an int64: one at a time
+        if cpu.shape[1] > 4:
+            fits &= _digits(np.where(fits[:, None], cpu, 48)) < _CPU_LIMIT
         task = self._tasks_of(head[fits, : layout.cpu])
         fits[np.flatnonzero(fits)[task < 0]] = False
         time = _digits(whole[fits])
@@ -348,7 +352,7 @@ class LineReader:
         time = int(whole) * scale
         if fraction:
             time = time * 10**9 + int(fraction) * 10 ** (9 - len(fraction))
-        if cpu >= 1 << 15 or time >= 1 << 63:
+        if cpu >= _CPU_LIMIT or time >= 1 << 63:
             raise InputError(f"cpu {cpu} or time {match['time'].decode()} is out of range",
                              source=self.source, place=place)
         return match.end() - dropped, time, cpu, self._task(match["comm"], match["pid"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -113,17 +114,24 @@ def _from_arrays(fields: dict[str, bytes], role: Role, count: int) -> (
     return pages, shown > 0 and not pages
 
 
+@lru_cache(maxsize=256)
+def _page_keys(page: int) -> tuple[tuple[str, str], ...]:
+    """What the n-th page's fields are, and the names they may have."""
+    numbered = [(name, f"{short}{page}") for name, (short, *_) in PAGE_FIELDS.items()]
+    named = [(name, key) for name, (_, *long) in PAGE_FIELDS.items() for key in long]
+    return (*numbered, *named) if page == 0 else tuple(numbered)
+
+
 def _from_scalars(fields: dict[str, bytes], role: Role, count: int) -> tuple[list[Page], bool]:
     """Pages from fields of their own, ``r0= h0= a0= p0=`` or ``ref= handle= ..``."""
     is_map, is_done = role in (Role.MAP, Role.MAP_REFS), role in (Role.MAP, Role.UNMAP)
     pages = []
     for i in range(min(count, len(fields))):
         found: dict[str, int] = {}
-        for name, (short, *long) in PAGE_FIELDS.items():
-            for key in (f"{short}{i}", *(long if i == 0 else ())):
-                value = number_of(fields[key]) if key in fields else None
-                if value is not None:
-                    found.setdefault(name, value)
+        for name, key in _page_keys(i):
+            value = number_of(fields[key]) if key in fields else None
+            if value is not None:
+                found.setdefault(name, value)
         if not found.keys() & {"page", "ref", "handle", "dev_bus_addr"}:
             break
         if found.get("page") == 0:
