@@ -59,7 +59,7 @@ def look_up(work: Work, asks: Looks, shared: Sharing | None) -> Looks | None:
         return asks
     tables, chunk = work.tables, work.chunk
     frames, pages = tables.frames.column, tables.pages.column
-    frontend = pages["pfn"].take(frames["page"].take(asks.frame))
+    frontend = pages["pfn"].take(work.frontends(asks.frame, asks.pos))
     count = len(asks.pos)
     newest = np.full(count, NO_EVENT)
     marked = np.zeros(count, np.bool_)

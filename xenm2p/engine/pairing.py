@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from xenm2p.engine.replay import NO_EVENT, Result
 from xenm2p.engine.tables import Slot, Tables, foreign
 from xenm2p.kernels import KernelModel
-from xenm2p.trace import IDENTITY, INVALID, NO_CALL, U64, Events, Kind
+from xenm2p.trace import FRAME_MASK, IDENTITY, INVALID, NO_CALL, U64, Events, Kind
 
 Mask = NDArray[np.bool_]
 OF_TABLE = -1  # owner: the share that was live on the page before the chunk
@@ -94,8 +94,10 @@ def pair(
     before[heads] = live
     base = column["p2m"].take(of_page)
     if model.overrides:
+        # An unmapped page that is plain and FOREIGN is a frontend page with its mark.
+        base = np.where(foreign(base), base & np.uint64(FRAME_MASK), base)
         base = np.where(live, column["index"].take(of_page), base)
-        if (base.view(np.int64) >= IDENTITY).any():
+        if ((base != np.uint64(INVALID)) & (base >= np.uint64(IDENTITY))).any():
             return None  # the kernel strips the IDENTITY bit: left to the rules
     elif live.any():
         base = np.where(live, np.uint64(INVALID), base)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from xenm2p.engine import pairing, storing
 from xenm2p.engine.looking import Looks, look_up, questions
 from xenm2p.engine.observe import Observer
+from xenm2p.engine.owning import owners_of, written_frontends
 from xenm2p.engine.pairing import OF_TABLE
 from xenm2p.engine.replay import (
     NO_EVENT,
@@ -27,14 +28,14 @@ from xenm2p.engine.replay import (
     Transitions,
     Warn,
 )
-from xenm2p.engine.sharing import Overrides, Sharing, frontends_are_plain, share
+from xenm2p.engine.sharing import Overrides, Sharing, Writes, frontends_are_plain, share
 from xenm2p.engine.tables import Tables
 from xenm2p.engine.work import Work, begin, ended_in_use, page_facts
 from xenm2p.trace import FOREIGN, INVALID, Events, Kind
 
 # What can be carried out here, and of it what concerns a page.
 _CARRIED_OUT = frozenset({
-    Kind.MAP, Kind.UNMAP, Kind.SET_P2M, Kind.LOOKUP, Kind.GUP_FAST, Kind.DIO_WRITE,
+    Kind.MAP, Kind.UNMAP, Kind.SET_P2M, Kind.SET_M2P, Kind.LOOKUP, Kind.GUP_FAST, Kind.DIO_WRITE,
     Kind.DIO_READ, Kind.GRANT, Kind.END_GRANT,
 })
 _ON_PAGES = np.zeros(256, np.bool_)
@@ -65,10 +66,17 @@ def replay_plain(
         return None
     shared = looks = None
     asks = questions(work)
-    if asks is None or not _targets_are_still(work, asks):
+    if asks is None:
+        return None
+    if kinds[Kind.SET_M2P]:
+        work.owners = owners_of(work)
+        if work.owners is None:
+            return None
+    writes = written_frontends(work, asks)
+    if writes is None:
         return None
     if work.model.overrides:
-        shared = _share(work, asks)
+        shared = _share(work, asks, writes)
         if shared is None:
             return None
     elif not _nothing_stuck(work):
@@ -94,28 +102,7 @@ def replay_plain(
     return segment
 
 
-def _targets_are_still(work: Work, asks: Looks) -> bool:
-    """Whether no page that is mapped or written here is the frontend of an active frame."""
-    pairs, tables = work.pairs, work.tables
-    begun = work.tables.frame_slots(work.chunk.mfn.take(work.begun))  # may make new targets
-    acting = pairs.slot.take(pairs.heads)
-    if not pairs.clean:
-        kind = work.chunk.kind.take(pairs.pos)
-        acting = np.unique(pairs.slot[kind <= Kind.SET_P2M])
-    touched = acting[tables.pages.column["target"].take(acting)]
-    if not len(touched):
-        return True
-    is_touched = np.zeros(tables.pages.used, np.bool_)
-    is_touched[touched] = True
-    column, used = tables.frames.column, tables.frames.used
-    busy = is_touched.take(column["page"][:used]) & (column["live"][:used] > 0)
-    if busy.any():
-        return False
-    active = np.concatenate([begun, asks.frame])
-    return not is_touched.take(column["page"].take(active)).any()
-
-
-def _share(work: Work, asks: Looks) -> Sharing | None:
+def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:
     pairs, tables, chunk = work.pairs, work.tables, work.chunk
     pos = work.begun
     old = work.ended[pairs.owner.take(work.ended) == OF_TABLE]
@@ -137,6 +124,7 @@ def _share(work: Work, asks: Looks) -> Sharing | None:
     overrides = Overrides(
         pos, frame, work.end, column["frame"].take(old_slot).astype(np.int64),
         pairs.pos.take(old), column["map_event"].take(old_slot), asks.pos, asks.frame,
+        writes,
     )
     return share(tables, work.model, overrides, work.first, len(chunk))
 
@@ -175,7 +163,7 @@ def _frame_facts(work: Work, shared: Sharing | None) -> None:
     if len(pos):
         order = np.argsort(pos)
         pos, frame = pos[order], frame[order]
-        page = work.tables.frames.column["page"].take(frame)
+        page = work.frontends(frame, pos)
         work.facts.add(
             Fact.LOCAL_ALIAS, pos, event=pos + work.first, mfn=chunk.mfn.take(pos),
             pfn=work.tables.pages.column["pfn"].take(page), old=chunk.pfn.take(pos),
@@ -253,7 +241,7 @@ def _transitions(work: Work, shared: Sharing | None) -> Transitions:
         for pos, frame, marked in ((shared.set_pos, shared.set_frame, True),
                                    (shared.cleared_pos, shared.cleared_frame, False)):
             mfn = column["mfn"].take(frame)
-            page = work.tables.pages.column["pfn"].take(column["page"].take(frame))
+            page = work.tables.pages.column["pfn"].take(work.frontends(frame, pos))
             old, new = (mfn, mfn | bit) if marked else (mfn | bit, mfn)
             parts.append((pos, page, old, new, Side.FRONTEND))
     pos, pfn, old, new = (np.concatenate([part[i] for part in parts]) for i in range(4))

@@ -72,7 +72,8 @@ def take_out(tables: Tables, model: KernelModel, observer: Observer) -> None:
     def p2m(pfn: int) -> int:
         if pfn == INVALID:
             return INVALID
-        return int(tables.pages.column["p2m"][tables.page_slots(np.array([pfn], np.uint64))[0]])
+        slot = tables.page_slots(np.array([pfn], np.uint64))[0]  # may make the columns grow
+        return int(tables.pages.column["p2m"][slot])
 
     def m2p(mfn: int) -> int:
         if mfn == INVALID:

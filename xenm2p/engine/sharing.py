@@ -25,6 +25,24 @@ def _none() -> Slot:
     return np.zeros(0, np.int64)
 
 
+def _no() -> Mask:
+    return np.zeros(0, np.bool_)
+
+
+@dataclass(slots=True)
+class Writes:
+    """Events that change, or ask for, the p2m entry of an active frame's frontend page.
+
+    pos, frame (w,); `takes` says whether the entry is written, `plain` whether it then is
+    the frame itself.
+    """
+
+    pos: Slot = field(default_factory=_none)
+    frame: Slot = field(default_factory=_none)
+    plain: Mask = field(default_factory=_no)
+    takes: Mask = field(default_factory=_no)
+
+
 @dataclass(slots=True)
 class Overrides:
     """The listed shares that begin or end in a chunk.
@@ -43,6 +61,7 @@ class Overrides:
     old_event: Slot
     query_pos: Slot = field(default_factory=_none)
     query_frame: Slot = field(default_factory=_none)
+    writes: Writes = field(default_factory=Writes)
 
 
 @dataclass(slots=True)
@@ -69,7 +88,7 @@ class Sharing:
     entry_marked: Mask
     query_live: Slot = field(default_factory=_none)
     query_newest: Slot = field(default_factory=_none)
-    query_local: Mask = field(default_factory=lambda: np.zeros(0, np.bool_))
+    query_local: Mask = field(default_factory=_no)
 
 
 def sort_by_frame(frame: Slot, pos: Slot, used: int, length: int) -> tuple[Slot, Slot]:
@@ -137,8 +156,8 @@ def share(
             np.zeros(0, np.bool_)),
         query_local=query_local,
     )
-    if len(followed):
-        _follow(tables, model, overrides, made, is_followed, first)
+    if len(followed) and not _follow(tables, model, overrides, made, is_followed, first):
+        return None
     return made
 
 
@@ -173,7 +192,7 @@ def _followed(
     """The frames that need following: two live overrides at once, or looked up."""
     overlaps = end[:-1] > pos[1:]
     overlaps &= frame[1:] == frame[:-1]
-    found = [frame[1:][overlaps], overrides.query_frame]
+    found = [frame[1:][overlaps], overrides.query_frame, overrides.writes.frame]
     listed = tables.frames.column["listed"]
     old_frames, ended = np.unique(overrides.old_frame, return_counts=True)
     found.append(old_frames[listed.take(old_frames) > 1])
@@ -194,8 +213,11 @@ def _followed(
 def _follow(
     tables: Tables, model: KernelModel, overrides: Overrides, made: Sharing,
     is_followed: Mask, first: int,
-) -> None:
-    """Go through the followed frames' overrides and lookups in order, and add to `made`."""
+) -> bool:
+    """Go through the followed frames' overrides and lookups in order, and add to `made`.
+
+    False where a frontend entry is written while an override of its frame is live.
+    """
     length = len(overrides.end)
     begun = np.flatnonzero(is_followed.take(overrides.frame))
     pos, frame = overrides.pos[begun], overrides.frame[begun]
@@ -203,18 +225,20 @@ def _follow(
     over = np.flatnonzero(end < length)
     old = np.flatnonzero(is_followed.take(overrides.old_frame))
     asked = np.flatnonzero(is_followed.take(overrides.query_frame))
-    sizes = [len(begun), len(over), len(old), len(asked)]
+    writes = overrides.writes
+    sizes = [len(begun), len(over), len(old), len(asked), len(writes.pos)]
     row_frame = np.concatenate([frame, frame[over], overrides.old_frame[old],
-                                overrides.query_frame[asked]])
+                                overrides.query_frame[asked], writes.frame])
     row_pos = np.concatenate([pos, end[over], overrides.old_end[old],
-                              overrides.query_pos[asked]])
+                              overrides.query_pos[asked], writes.pos])
     event = np.concatenate([pos + first, pos[over] + first, overrides.old_event[old],
-                            np.zeros(len(asked), np.int64)])
-    change = np.repeat(np.array([1, -1, -1, 0]), sizes)
-    query = np.concatenate([np.full(sum(sizes[:3]), -1), asked])
+                            np.zeros(sum(sizes[3:]), np.int64)])
+    change = np.repeat(np.array([1, -1, -1, 0, 0]), sizes)
+    query = np.concatenate([np.full(sum(sizes[:3]), -1), asked, np.full(len(writes.pos), -1)])
+    write = np.concatenate([np.full(sum(sizes[:4]), -1), np.arange(len(writes.pos))])
     order = np.lexsort((row_pos, row_frame))
     row_frame, row_pos, event = row_frame[order], row_pos[order], event[order]
-    change, query = change[order], query[order]
+    change, query, write = change[order], query[order], write[order]
     heads = heads_of(row_frame)
     distinct = row_frame[heads]
     group = np.zeros(len(row_frame), np.int64)
@@ -238,8 +262,18 @@ def _follow(
     xor = xor ^ (first_xor ^ xor_before)[group]
 
     local = _local(tables, model, distinct)
-    assert local is not None  # the caller has asked before
+    if local is None:
+        return False
     row_local = local[group]
+    if len(writes.pos):
+        at = write >= 0
+        twice = (row_frame[1:] == row_frame[:-1]) & (row_pos[1:] == row_pos[:-1])
+        if (at & (count != 0)).any() or (twice & (change[1:] != change[:-1])).any():
+            return False
+        taken = at & writes.takes.take(write, mode="wrap")
+        last = np.maximum.accumulate(np.where(taken, np.arange(len(at)), -1))
+        here = last >= heads[group]
+        row_local = np.where(here, writes.plain.take(write.take(last), mode="wrap"), row_local)
     added, removed = change > 0, change < 0
     made.multi_pos = row_pos[added & (count == 2)]
     made.multi_other = (xor ^ event)[added & (count == 2)]
@@ -251,18 +285,22 @@ def _follow(
         made.cleared_pos = np.concatenate([made.cleared_pos, row_pos[clears]])
         made.cleared_frame = np.concatenate([made.cleared_frame, row_frame[clears]])
         tails = np.append(heads[1:] - 1, len(row_frame) - 1)
-        made.entry_frame = np.concatenate([made.entry_frame, distinct[local]])
-        made.entry_marked = np.concatenate([made.entry_marked, count[tails][local] > 0])
+        # Where the page itself was written and no override is live, its own entry stands.
+        marked = count[tails] > 0
+        kept = row_local[tails] & (marked | ~np.isin(distinct, writes.frame[writes.takes]))
+        made.entry_frame = np.concatenate([made.entry_frame, distinct[kept]])
+        made.entry_marked = np.concatenate([made.entry_marked, marked[kept]])
     else:
         aliases = added & row_local
         made.alias_pos = np.concatenate([made.alias_pos, row_pos[aliases]])
         made.alias_frame = np.concatenate([made.alias_frame, row_frame[aliases]])
     if not len(asked):
-        return
+        return True
     made.query_live = np.zeros(len(overrides.query_pos), np.int64)
     made.query_newest = np.full(len(overrides.query_pos), NO_EVENT)
     looks = np.flatnonzero(query >= 0)
     at = query[looks]
+    made.query_local[at] = row_local[looks]
     made.query_live[at] = count[looks]
     single = count[looks] == 1
     made.query_newest[at[single]] = xor[looks[single]]
@@ -280,13 +318,15 @@ def _follow(
             np.concatenate([live_event, event[added]]),
             np.concatenate([still, overrides.end[row_pos[added]]]),
             group[many], row_pos[many], first)
+    return True
 
 
 def _live_overrides(tables: Tables, is_followed: Mask) -> Slot:
     column = tables.pages.column
     live = tables.live()
     live = live[column["listed"][live]]
-    return live[is_followed.take(column["frame"][live])]
+    followed: Slot = live[is_followed.take(column["frame"][live])]
+    return followed
 
 
 def _newest(
@@ -304,5 +344,5 @@ def _newest(
         if not len(dead):
             break
         at[dead] -= 1
-    newest: Slot = np.asarray(event[at])
+    newest: Slot = event.take(at)
     return newest

@@ -15,8 +15,11 @@ from xenm2p.trace import FOREIGN, INVALID, NO_CPU, NO_TASK, Kind
 
 def store(work: Work, shared: Sharing | None) -> None:
     """Bring pages, frames and the observer's memory to the end of the chunk."""
-    _store_frames(work, shared)
-    _store_pages(work)
+    _count_live(work)
+    _store_pages(work, shared)
+    _store_owners(work)
+    if shared is not None:
+        _store_frontends(work, shared)
     observer, chunk = work.observer, work.chunk
     observer.machine.failed_calls.update(
         {call: at + work.first for call, at in work.pairs.failed_calls.items()})
@@ -46,7 +49,7 @@ def _tails(work: Work) -> Slot:
     return np.append(work.pairs.heads[1:] - 1, len(work.pairs.slot) - 1).astype(np.int64)
 
 
-def _store_pages(work: Work) -> None:
+def _store_pages(work: Work, shared: Sharing | None) -> None:
     pairs, tables, chunk = work.pairs, work.tables, work.chunk
     if not len(pairs.slot):
         return
@@ -101,9 +104,11 @@ def _store_pages(work: Work) -> None:
         column["listed"][slot] = listed
         column["bucket"][slot] = np.where(listed, hashed.astype(np.int16), -1)
         column["listed_at"][slot] = pos + work.first
-        column["frame"][slot] = frames = tables.frame_slots(mfn)
-        entry = tables.pages.column["p2m"].take(tables.frames.column["page"].take(frames))
-        column["aliased"][slot] = (entry == mfn) & user & (frames > 0)
+        column["frame"][slot] = tables.frame_slots(mfn)
+        if shared is not None and len(shared.alias_pos):
+            is_alias = np.zeros(len(chunk), np.bool_)
+            is_alias[shared.alias_pos] = True
+            column["aliased"][slot] = is_alias.take(pos) & user
     if not pairs.clean:
         _store_writes(work)
     elif (column["failed_map"].take(pairs.slot.take(pairs.heads)) != NO_EVENT).any():
@@ -139,16 +144,21 @@ def _store_writes(work: Work) -> None:
         column["failed_map"][pages[kept]] = work.events(last_failed[kept])
 
 
-def _store_frames(work: Work, shared: Sharing | None) -> None:
-    tables = work.tables
-    if shared is None:
-        _count_live(work)
-        return
-    column, pages = tables.frames.column, tables.pages.column
+def _store_owners(work: Work) -> None:
+    """The last m2p entry written for each frame."""
+    rows = np.flatnonzero(work.chunk.kind == Kind.SET_M2P)
+    if len(rows):
+        mfn, last = np.unique(work.chunk.mfn.take(rows[::-1]), return_index=True)
+        pfn = work.chunk.pfn.take(rows[::-1]).take(last)
+        work.tables.set_m2p(work.tables.frame_slots(mfn), pfn)
+
+
+def _store_frontends(work: Work, shared: Sharing) -> None:
+    """The FOREIGN mark of the frontend entries, after what was written to their pages."""
+    column, pages = work.tables.frames.column, work.tables.pages.column
     mfn = column["mfn"].take(shared.entry_frame)
     entry = np.where(shared.entry_marked, mfn | np.uint64(FOREIGN), mfn)
     pages["p2m"][column["page"].take(shared.entry_frame)] = entry
-    _count_live(work)
 
 
 def _count_live(work: Work) -> None:

@@ -52,6 +52,15 @@ class FactRows:
         return facts.rows(np.lexsort((facts.other, facts.pfn, facts.fact, decided)))
 
 
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """The m2p entries that a chunk writes: frame, position and page slot, (w,), sorted."""
+
+    frame: Slot
+    pos: Slot
+    page: Slot
+
+
 @dataclass(slots=True)
 class Work:
     """One chunk being replayed.
@@ -72,6 +81,17 @@ class Work:
     ended: Slot
     end: Slot
     facts: FactRows = field(default_factory=FactRows)
+    owners: Owners | None = None
+
+    def frontends(self, frame: Slot, pos: Slot) -> Slot:
+        """The page slots that m2p names for frames at positions."""
+        page = self.tables.frames.column["page"].take(frame)
+        if self.owners is None or not len(self.owners.pos):
+            return page.astype(np.int64)
+        owners = self.owners
+        row = np.searchsorted((owners.frame << 17) | owners.pos, (frame << 17) | pos) - 1
+        here = (row >= 0) & (owners.frame.take(row, mode="wrap") == frame)
+        return np.where(here, owners.page.take(row, mode="wrap"), page)
 
     def owned(self, name: str, rows: Slot | None = None) -> NDArray[Any]:
         """Column `name` of the live share of each row (of `rows`), from events or table."""

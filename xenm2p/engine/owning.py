@@ -1,0 +1,129 @@
+"""Frontend pages that change while their frames are in use: m2p changes, pages written.
+
+While no override of a frame is live, what its frontend entry becomes is what the page's
+own events make of it; `sharing` refuses the chunk where one is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xenm2p.engine.looking import Looks
+from xenm2p.engine.replay import Result
+from xenm2p.engine.sharing import Mask, Writes
+from xenm2p.engine.tables import Slot
+from xenm2p.engine.work import Owners, Work
+from xenm2p.trace import FOREIGN, INVALID, U64, Kind
+
+
+def owners_of(work: Work) -> Owners | None:
+    """The set_m2p events of a chunk; None if one is of no frame."""
+    chunk, tables = work.chunk, work.tables
+    pos = np.flatnonzero(chunk.kind == Kind.SET_M2P)
+    mfn = chunk.mfn.take(pos)
+    if (mfn == np.uint64(INVALID)).any():
+        return None
+    page = tables.page_slots(chunk.pfn.take(pos))
+    tables.pages.column["target"][page[page > 0]] = True
+    frame = tables.frame_slots(mfn)
+    order = np.lexsort((pos, frame))
+    return Owners(frame[order], pos[order], page[order])
+
+
+def written_frontends(work: Work, asks: Looks) -> Writes | None:
+    """The events that map, unmap, write or change the frontend page of an active frame.
+
+    None where that would have to be followed under a model without a list.
+    """
+    tables, chunk, owners = work.tables, work.chunk, work.owners
+    begun = tables.frame_slots(chunk.mfn.take(work.begun))  # may make new targets
+    column = tables.pages.column
+    touched = work.pairs.slot.take(work.pairs.heads)
+    touched = touched[column["target"].take(touched)]
+    if not len(touched) and owners is None:
+        return Writes()
+    active = [asks.frame]
+    if work.model.overrides:
+        active += [begun, column["frame"][tables.live()]]
+    frames = np.unique(np.concatenate(active))
+    length = len(chunk)
+    frame, page = frames, tables.frames.column["page"].take(frames)
+    begin, end = np.full(len(frame), -1), np.full(len(frame), length)
+    changes = Writes()
+    if owners is not None:
+        is_active = np.isin(owners.frame, frames)
+        moved, at, to = (part[is_active] for part in (owners.frame, owners.pos, owners.page))
+        frame, page = np.concatenate([frame, moved]), np.concatenate([page, to])
+        begin = np.concatenate([begin, at])
+        order = np.lexsort((begin, frame))
+        frame, page, begin = frame[order], page[order], begin[order]
+        end = np.append(np.where(frame[1:] == frame[:-1], begin[1:], length), length)
+        plain = _entries_at(work, to, at) == tables.frames.column["mfn"].take(moved)
+        changes = Writes(at, moved, plain, np.ones(len(at), np.bool_))
+    writes = _acts_on(work, touched, frame, page, begin, end)
+    if not len(writes.pos) and not len(changes.pos):
+        return writes
+    if not work.model.overrides:
+        return None
+    return Writes(*(np.concatenate([getattr(writes, name), getattr(changes, name)])
+                    for name in ("pos", "frame", "plain", "takes")))
+
+
+def _acting(work: Work) -> Slot:
+    """The rows that map, unmap or write a page, whether or not it comes off."""
+    if work.pairs.clean:
+        return np.arange(len(work.pairs.slot))
+    return np.flatnonzero(work.chunk.kind.take(work.pairs.pos) <= Kind.SET_P2M)
+
+
+def _entries_after(work: Work, rows: Slot) -> tuple[U64, Mask]:
+    """The p2m entry of the page after each row, its mark aside, and whether the row wrote it."""
+    pairs, chunk = work.pairs, work.chunk
+    at = pairs.pos.take(rows)
+    mfn = chunk.mfn.take(at)
+    left = work.bases(rows) if work.model.overrides else np.full(len(rows), INVALID, np.uint64)
+    entry = np.where(pairs.is_unmap.take(rows), left, mfn | np.uint64(FOREIGN))
+    is_set = chunk.kind.take(at) == Kind.SET_P2M
+    entry[is_set] = mfn[is_set]
+    return entry, is_set | (pairs.result.take(rows) == Result.OK)
+
+
+def _entries_at(work: Work, page: Slot, pos: Slot) -> U64:
+    """The p2m entries of pages at positions, marks aside."""
+    pairs = work.pairs
+    rows = _acting(work)
+    entry, wrote = _entries_after(work, rows)
+    rows, entry = rows[wrote], entry[wrote]
+    key = (pairs.slot.take(rows) << 17) | pairs.pos.take(rows)
+    row = np.searchsorted(key, (page << 17) | pos) - 1
+    here = (row >= 0) & (pairs.slot.take(rows).take(row, mode="wrap") == page) if len(rows) else (
+        np.zeros(len(page), np.bool_))
+    before = work.tables.pages.column["p2m"].take(page)
+    return np.where(here, entry.take(row, mode="wrap"), before) if len(rows) else before
+
+
+def _acts_on(
+    work: Work, touched: Slot, frame: Slot, page: Slot, begin: Slot, end: Slot
+) -> Writes:
+    """The acting rows on `page` after `begin` and before `end`, for each frame."""
+    pairs, tables = work.pairs, work.tables
+    is_touched = np.zeros(tables.pages.used, np.bool_)
+    is_touched[touched] = True
+    kept = is_touched.take(page)
+    frame, page, begin, end = frame[kept], page[kept], begin[kept], end[kept]
+    if not len(frame):
+        return Writes()
+    is_touched[:] = False
+    is_touched[page] = True
+    rows = _acting(work)
+    rows = rows[is_touched.take(pairs.slot.take(rows))]
+    key = (pairs.slot.take(rows) << 17) | pairs.pos.take(rows)
+    low = np.searchsorted(key, (page << 17) | np.maximum(begin, 0))
+    count = np.searchsorted(key, (page << 17) | end) - low
+    which = np.repeat(np.arange(len(frame)), count)
+    nth = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+    row = rows.take(np.repeat(low, count) + nth)
+    entry, wrote = _entries_after(work, row)
+    of = frame.take(which)
+    plain = entry == tables.frames.column["mfn"].take(of)
+    return Writes(pairs.pos.take(row), of, plain, wrote)
