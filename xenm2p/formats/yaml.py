@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
@@ -17,9 +18,10 @@ import numpy as np
 
 from xenm2p.errors import InputError
 from xenm2p.formats.numbers import PAD, Bools
-from xenm2p.formats.yaml_lines import MAX_INDENT, TABLES, Block, ParsedLines, parse_lines
+from xenm2p.formats.yaml_lines import MAX_INDENT, Block, ParsedLines, parse_lines
 from xenm2p.formats.yaml_rows import Document
 from xenm2p.formats.yaml_strict import MAX_GAP, BoundedText, StrictParser
+from xenm2p.formats.yaml_tables import TABLES
 from xenm2p.formats.yaml_write import write_yaml
 from xenm2p.trace import I64, Trace
 
@@ -27,7 +29,7 @@ __all__ = ["read_yaml", "read_yaml_strictly", "write_yaml"]
 
 _BLOCK = 1 << 20  # bytes of whole lines that are parsed at once: small enough for the caches
 
-_SECTION = re.compile(rb"^(memory|m2p|events): *(?:#[ -~]*)?$", re.MULTILINE)
+_SECTION = re.compile(rb"^(memory|m2p|events):(?: +#[ -~]*| *)$", re.MULTILINE)
 _NOTHING = re.compile(rb" *(?:#[ -~]*)?")  # a blank line or comment of plain ASCII
 _ROW = re.compile(rb"( *)- \{")
 # Line ends that YAML knows besides \n; one of them would shift the lines after it.
@@ -102,10 +104,21 @@ class _Reader:
     def _fill(self) -> bool:
         """Have a whole line in `data`, or a longest one; False at the end of the file."""
         while b"\n" not in self.data and len(self.data) < _BLOCK and not self.at_end:
-            more = self.stream.read(_BLOCK)
-            self.at_end = not more
-            self.data += more
+            self._read_more()
         return bool(self.data)
+
+    def _read_more(self) -> None:
+        more = self.stream.read(_BLOCK)
+        self.at_end = not more
+        self.data += more
+
+    def _find_section(
+        self, find: Callable[[bytes], re.Match[bytes] | None]
+    ) -> re.Match[bytes] | None:
+        """A line that begins a section, where all of it has been read."""
+        found = find(self.data)
+        is_whole = found is not None and (self.at_end or found.end() < len(self.data))
+        return found if is_whole else None
 
     def _advance(self, size: int) -> None:
         self.line += self.data.count(b"\n", 0, size)
@@ -114,12 +127,11 @@ class _Reader:
 
     def _read_head(self) -> bool:
         """Read what is before the first section; False where it is no document by itself."""
-        while len(self.data) < MAX_GAP // 2 and not self.at_end:
-            more = self.stream.read(_BLOCK)
-            self.at_end = not more
-            self.data += more
-        found = _SECTION.search(self.data)
-        if found is None:
+        found = None
+        while not found and len(self.data) < MAX_GAP and not self.at_end:
+            self._read_more()
+            found = self._find_section(_SECTION.search)
+        if not found or _ODD_LINE_END.search(self.data, 0, found.start()):
             return False
         head = Document(self.document.source)
         parser = StrictParser(head, BoundedText(self.data[:found.start()]))
@@ -151,8 +163,8 @@ class _Reader:
 
     def _begin_section(self) -> bool:
         """Take a line that begins a section, if one is next."""
-        found = _SECTION.match(self.data)
-        if found is None or not (self.at_end or self.data[found.end():found.end() + 1]):
+        found = self._find_section(_SECTION.match)
+        if not found:
             return False
         section = found[1].decode()
         if section in self.document.seen:
@@ -163,7 +175,7 @@ class _Reader:
         return True
 
     def _read_rows(self) -> bool:
-        """Take the whole lines there are, up to a section; False if not all are rows."""
+        """Take the lines there are up to one that is no row; False if there are none."""
         size = len(self.data) if self.at_end else self.data.rfind(b"\n") + 1
         lines = self.data[:size]
         if not lines or self.section is None:
@@ -173,6 +185,8 @@ class _Reader:
             self.indent = _indent_of(block)
         is_item = block.is_item(self.indent or 0)
         left, n_lines = _sort_lines(block, is_item, self.indent)
+        if n_lines == 0:
+            return False
         is_item[n_lines:] = False
         table = TABLES[self.section]
         parsed = parse_lines(block, is_item, self.indent or 0, table, self.document.tasks)
@@ -185,9 +199,8 @@ class _Reader:
                 return False
             parsed = _merge(parsed, strict)
         rows.extend(parsed.columns, len(parsed.line))
-        is_whole = n_lines == len(block)
-        self._advance(size if is_whole else int(block.start[n_lines]) - PAD)
-        return is_whole or _SECTION.match(self.data) is not None
+        self._advance(size if n_lines == len(block) else int(block.start[n_lines]) - PAD)
+        return True
 
     def _read_lines_strictly(self, block: Block, left: I64) -> ParsedLines | None:
         """The rows of single lines by the strict parser.

@@ -10,131 +10,19 @@ or is wrong, is left to the strict parser.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.formats.numbers import FIRST, PAD, Bools, parse_numbers, words_of
-from xenm2p.formats.yaml_rows import EVENT_COLUMNS, RUN_COLUMNS, ColumnSpecs, TaskNames
-from xenm2p.formats.yaml_schema import ABSENT_COUNT, EVENT_ROWS, RUN_ROWS, UNTOLD, Row
+from xenm2p.formats.yaml_rows import TaskNames
+from xenm2p.formats.yaml_schema import ABSENT_COUNT, UNTOLD
+from xenm2p.formats.yaml_tables import KIND, TASK, USER, LineTable, Names, word_of
 from xenm2p.formats.yaml_write import PLAIN
 from xenm2p.trace import FRAME_MASK, I64, INVALID, MAX_FRAME, U64, Column, Kind
 
 MAX_INDENT = 4  # blanks before the dash; with `- {` they must fit into one word
 _ITEM = b"- {"
-_KIND, _USER, _TASK = "kind", "user", "task"
-
-
-def _word(text: bytes) -> int:
-    """Up to 8 bytes as the word that `words_of` finds there, the rest 0."""
-    return int.from_bytes(text[:8], "little")
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """A set of names of up to 16 bytes, found by a hash without collisions.
-
-    `slots[h]` is the index of the name whose hash is h, or len(names) for none.
-    """
-
-    names: tuple[str, ...]
-    low: U64
-    high: U64
-    factor: np.uint64
-    slots: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, names: list[str]) -> Names:
-        """The table for `names`, with the first odd factor that keeps them apart."""
-        low = np.array([_word(name.encode()) for name in names] + [0], dtype=np.uint64)
-        high = np.array([_word(name.encode()[8:]) for name in names] + [0], dtype=np.uint64)
-        factor = 0x9E3779B97F4A7C15
-        while True:
-            hashes = _hash(low[:-1], high[:-1], np.uint64(factor))
-            if len(set(hashes.tolist())) == len(names):
-                break
-            factor += 2
-        slots = np.full(_SLOTS, len(names), dtype=np.int64)
-        slots[hashes] = np.arange(len(names))
-        return cls(tuple(names), low, high, np.uint64(factor), slots)
-
-    def find(self, low: U64, high: U64 | np.uint64) -> tuple[I64, Bools]:
-        """Index of each name given by its two words, and whether there is such a name."""
-        index = self.slots[_hash(low, high, self.factor)]
-        is_known = (self.low[index] == low) & (self.high[index] == high)
-        return index, is_known & (index < len(self.names))
-
-
-_SLOTS = 256
-
-
-def _hash(low: U64, high: Any, factor: np.uint64) -> I64:
-    mixed = (low ^ high * np.uint64(0xC2B2AE3D27D4EB4F)) * factor
-    slot: I64 = (mixed >> np.uint64(56)).astype(np.int64)
-    return slot
-
-
-@dataclass(frozen=True, slots=True)
-class LineTable:
-    """What the lines of one section may hold, in the form of arrays.
-
-    Arrays over rows are by the row's place in `rows`, over keys by its place in `keys`.
-    `needed`, `allowed`: key sets as bit masks. `least`, `most`: what a number may be;
-    `least_negative`: the magnitude of the least that is negative. `form`: (row, key) ->
-    `yaml_schema.Form`. `n_bits[mask]`: how many keys a set has.
-    """
-
-    rows: tuple[Row, ...]
-    kinds: Names | None
-    keys: Names
-    columns: tuple[str, ...]
-    is_number: Bools
-    least: U64
-    most: U64
-    least_negative: U64
-    needed: I64
-    allowed: I64
-    form: NDArray[np.int8]
-    n_bits: NDArray[np.int8]
-    specs: ColumnSpecs
-
-    @classmethod
-    def of(cls, rows: list[Row], specs: ColumnSpecs) -> LineTable:
-        """The table for a section whose rows are of these kinds and make these columns."""
-        has_kind = _KIND in specs
-        fields = {key: field for row in rows for key, field in row.fields.items()}
-        keys = ([_KIND] if has_kind else []) + list(fields)
-        bit = {key: 1 << place for place, key in enumerate(keys)}
-        always = bit.get(_KIND, 0)
-        return cls(
-            rows=tuple(rows),
-            kinds=Names.of([row.name for row in rows]) if has_kind else None,
-            keys=Names.of(keys),
-            columns=tuple(fields[key].column if key in fields else key for key in keys),
-            is_number=np.array([key not in (_KIND, _USER, _TASK) for key in keys]),
-            most=np.array([fields[key].high if key in fields else 0 for key in keys],
-                          dtype=np.uint64),
-            least=np.array([max(fields[key].low, 0) if key in fields else 0 for key in keys],
-                           dtype=np.uint64),
-            least_negative=np.array(
-                [max(-fields[key].low, 0) if key in fields else 0 for key in keys],
-                dtype=np.uint64),
-            needed=np.array([always | sum(bit[key] for key in row.needs) for row in rows]),
-            allowed=np.array([always | sum(bit[key] for key in row.fields) for row in rows]),
-            form=np.array([[row.fields[key].form if key in row.fields else 0 for key in keys]
-                           for row in rows], dtype=np.int8),
-            n_bits=np.array([bin(mask).count("1") for mask in range(1 << len(keys))],
-                            dtype=np.int8),
-            specs=specs,
-        )
-
-
-TABLES: dict[str, LineTable] = {
-    "events": LineTable.of(sorted(EVENT_ROWS.values(), key=lambda row: row.kind), EVENT_COLUMNS),
-    "memory": LineTable.of([RUN_ROWS["memory"]], RUN_COLUMNS),
-    "m2p": LineTable.of([RUN_ROWS["m2p"]], RUN_COLUMNS),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +58,7 @@ class Block:
     def is_item(self, indent: int) -> Bools:
         """Which lines look like ``- {...}`` behind `indent` blanks."""
         prefix = b" " * indent + _ITEM
-        is_begun = self.words[self.start] & FIRST[len(prefix)] == np.uint64(_word(prefix))
+        is_begun = self.words[self.start] & FIRST[len(prefix)] == np.uint64(word_of(prefix))
         looks: Bools = is_begun & (self.text[self.end - 1] == ord("}"))
         return looks
 
@@ -204,10 +92,10 @@ def parse_lines(
     # Which of table.rows each row is.
     spec = np.zeros(n_rows, dtype=np.int64)
     if table.kinds is not None:
-        at = np.flatnonzero(tokens.key == table.keys.names.index(_KIND))
+        at = np.flatnonzero(tokens.key == table.keys.names.index(KIND))
         spec[tokens.row[at]], is_known = _find_kinds(block, tokens, at, table.kinds)
         is_good[tokens.row[at[~is_known]]] = False
-        columns[_KIND] = spec.astype(np.uint8)  # rows are in the order of their numbers
+        columns[KIND] = spec.astype(np.uint8)  # rows are in the order of their numbers
     is_good &= (table.needed[spec] & ~keys == 0) & (keys & ~table.allowed[spec] == 0)
 
     _parse_number_columns(block, tokens, table, spec, columns, is_good)
@@ -274,7 +162,7 @@ def _split(block: Block, is_item: Bools, indent: int, table: LineTable) -> _Toke
     is_ok = (length >= 1) & (length <= 8) & (end > begin)
     is_ok &= is_first | (text[key_begin - 1] == ord(" "))
     key, is_known = table.keys.find(
-        block.words[key_begin] & FIRST[np.clip(length, 0, 8)], np.uint64(0)
+        block.words[key_begin] & FIRST[np.clip(length, 0, 8)], np.uint64(0), length
     )
     is_ok &= is_known
     key[~is_ok] = 0
@@ -286,8 +174,7 @@ def _find_kinds(block: Block, tokens: _Tokens, at: I64, kinds: Names) -> tuple[I
     length = tokens.end[at] - begin
     low = block.words[begin] & FIRST[np.clip(length, 0, 8)]
     high = block.words[begin + 8] & FIRST[np.clip(length - 8, 0, 8)]
-    index, is_known = kinds.find(low, high)
-    is_known &= length <= 16
+    index, is_known = kinds.find(low, high, length)
     return np.where(is_known, index, 0), is_known
 
 
@@ -345,12 +232,12 @@ def _parse_words(
     tasks: TaskNames,
 ) -> None:
     """Fill `user` and `task`; clear `is_good` where one is not surely what YAML takes."""
-    for key in (_USER, _TASK):
+    for key in (USER, TASK):
         at = np.flatnonzero(tokens.key == table.keys.names.index(key))
         if not len(at):
             continue
         begin, end, row = tokens.begin[at], tokens.end[at], tokens.row[at]
-        if key == _USER:
+        if key == USER:
             values, is_ok = _parse_users(block, begin, end)
         else:
             values, is_ok = _parse_tasks(block, begin, end, tasks)
@@ -361,8 +248,8 @@ def _parse_words(
 
 def _parse_users(block: Block, begin: I64, end: I64) -> tuple[Column, Bools]:
     word = block.words[begin] & FIRST[np.clip(end - begin, 0, 8)]
-    is_true = (word == np.uint64(_word(b"true"))) & (end - begin == 4)
-    is_false = (word == np.uint64(_word(b"false"))) & (end - begin == 5)
+    is_true = (word == np.uint64(word_of(b"true"))) & (end - begin == 4)
+    is_false = (word == np.uint64(word_of(b"false"))) & (end - begin == 5)
     return is_true, is_true | is_false
 
 
