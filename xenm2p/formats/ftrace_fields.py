@@ -23,6 +23,7 @@ from xenm2p.trace import I64, INVALID, U64
 
 _HEAD_LIMIT = 256
 _NAME_LIMIT = 1000
+_NAME_LENGTH = 100
 _DIGITS = 16  # as many as a number may have that is read with others
 _FIELD_REACH = 256  # fields further right than this are read line by line
 
@@ -68,7 +69,7 @@ def head_of(line: bytes) -> Head | None:
     match = _HEAD.match(line)
     if match is None:
         return None
-    event = match["event"].decode("utf-8", "backslashreplace")
+    event = match["event"][:_NAME_LENGTH].decode("utf-8", "backslashreplace")
     place = match["place"]
     if place is not None:
         returned = _RETURN_FROM.fullmatch(place)

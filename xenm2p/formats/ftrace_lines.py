@@ -33,6 +33,9 @@ Mask = NDArray[np.bool_]
 _DASH = 16
 _LAYOUT_LIMIT = 64
 _CPU_LIMIT = 1 << 15
+_REMARKS = (b"#", b"CPU:", b"cpus=")
+_COMMENT_LIMIT = 1000  # a header has a dozen
+_REMARK_LENGTH = 200
 _BLANK, _DOT, _COLON, _DASH_SIGN = b" .:-"
 _OPEN, _CLOSE = b"[]"
 
@@ -358,8 +361,9 @@ class LineReader:
         return match.end() - dropped, time, cpu, self._task(match["comm"], match["pid"])
 
     def _no_event(self, line: bytes, fragment: _Fragment, place: int) -> None:
-        if line.startswith((b"#", b"CPU:", b"cpus=")):
-            self.remarks.append((place, line.decode("utf-8", "replace")))
+        if line.startswith(_REMARKS):
+            if len(self.remarks) < _COMMENT_LIMIT or not line.startswith(b"# "):
+                self.remarks.append((place, line[:_REMARK_LENGTH].decode("utf-8", "replace")))
             return
         is_stray = bool(line.strip())
         if is_stray:
