@@ -126,7 +126,8 @@ def put_back(tables: Tables, observer: Observer) -> None:
     """Write what the machine and the observer hold into the tables."""
     machine = observer.machine
     written = np.array([*machine.p2m, *machine.pages, *machine.shares, *observer.anchored,
-                        *observer.last_handle, *observer.failed_map], np.uint64)
+                        *observer.last_handle, *observer.failed_map,
+                        *_former_frontends(tables, machine)], np.uint64)
     written = np.unique(written[written != np.uint64(INVALID)])
     slots = dict(zip(written.tolist(), tables.page_slots(written).tolist(), strict=True))
     column = tables.pages.column
@@ -165,6 +166,13 @@ def put_back(tables: Tables, observer: Observer) -> None:
     _judge_pages(tables, machine, slots)
 
 
+def _former_frontends(tables: Tables, machine: Machine) -> list[int]:
+    """The pages that m2p named in the tables for the frames that the machine knows."""
+    mfns = np.array([mfn for mfn in machine.m2p if mfn != INVALID], np.uint64)
+    pages: list[int] = tables.frames.column["m2p"][tables.frame_slots(mfns)].tolist()
+    return pages
+
+
 def _put_back_frames(tables: Tables, machine: Machine) -> None:
     mfns = np.array([mfn for mfn in machine.m2p if mfn != INVALID], np.uint64)
     frames = tables.frame_slots(mfns)
@@ -196,7 +204,8 @@ def _judge_pages(tables: Tables, machine: Machine, slots: dict[int, int]) -> Non
     for pfn, slot in slots.items():
         page, share, entry = machine.pages[pfn], machine.shares.get(pfn), machine.p2m[pfn]
         if share is None:
-            plain = not is_foreign(entry) and page.bucket is None and not page.private
+            plain = page.bucket is None and not page.private and (
+                not is_foreign(entry) or _is_mark(machine, pfn, entry & ~FOREIGN))
         elif model.overrides:
             plain = (
                 entry == share.mfn | FOREIGN and page.private and page.private_mfn == share.mfn
@@ -206,3 +215,11 @@ def _judge_pages(tables: Tables, machine: Machine, slots: dict[int, int]) -> Non
         else:
             plain = entry == share.mfn | FOREIGN
         column["odd"][slot] = not plain
+
+
+def _is_mark(machine: Machine, pfn: int, mfn: int) -> bool:
+    """Whether FOREIGN on the frontend page of `mfn` is what its overrides explain."""
+    return (
+        machine.model.marks_frontend and machine.m2p[mfn] == pfn
+        and any(share.listed for share in machine.shares_of(mfn))
+    )
