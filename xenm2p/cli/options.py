@@ -102,7 +102,7 @@ def replay_options(command: Command) -> Command:
             help="Take every mapping made for user space as read by direct I/O while it "
                  "lives: captures rarely show the I/O itself."),
         click.option(
-            "--engine", metavar="ENGINE", default="reference", show_default=True,
+            "--engine", metavar="ENGINE", default="vector", show_default=True,
             **one_of("engine", ("vector", "reference")),
             help="vector (quick) or reference (one event at a time; the same answers)."),
     )(command)
