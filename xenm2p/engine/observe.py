@@ -188,7 +188,9 @@ class Observer:
             self.fact(Fact.LIST_CORRUPTION, event.number, event.pfn, other=other)
         if live and live.user != event.user and result in (Result.OK, Result.SKIP_KMAP):
             self.fact(Fact.KMAP_MISMATCH, event.number, event.pfn, mfn=live.mfn, other=other)
-        if event.handle != NO_HANDLE and not (
+        # The handle of a share from before the trace cannot be judged.
+        adopted = result == Result.OK and live is None
+        if event.handle != NO_HANDLE and not adopted and not (
             live and live.handle in (NO_HANDLE, event.handle)
         ):
             twice = live is None and self.last_handle.get(event.pfn) == event.handle
@@ -293,7 +295,7 @@ class Observer:
             if side != Side.WRITE and self.writes_seen:
                 before = self.unwritten.get(pfn)
                 if before:
-                    self._never_written(pfn, before)
+                    self._never_written(pfn, before, event.number)
                 self.unwritten[pfn] = Unwritten(event, old, new)
 
     def _early_clear(self, event: Event, pfn: int, old: int, new: int) -> None:
@@ -303,10 +305,10 @@ class Observer:
             self.fact(Fact.EARLY_CLEAR, event.number, pfn, mfn=mfn, old=old, new=new,
                       other=max(share.map_event for share in overrides))
 
-    def _never_written(self, pfn: int, change: Unwritten) -> None:
+    def _never_written(self, pfn: int, change: Unwritten, decided: int) -> None:
         if self.options.judge_writes:
             self.fact(Fact.MODEL_MISMATCH, change.event.number, pfn, old=change.old,
-                      new=change.new, value=1)
+                      new=change.new, other=decided, value=1)
 
     def _p2m_write(self, event: Event) -> None:
         counts = self.rows.counts
@@ -374,7 +376,7 @@ class Observer:
             last, call = self.last_of_task.get(change.event.task, (NO_EVENT, NO_CALL))
             same_call = change.event.call == call != NO_CALL
             if last > change.event.number and not same_call:
-                self._never_written(pfn, change)
+                self._never_written(pfn, change, NO_EVENT)
         live = sorted(self.machine.shares.values(), key=lambda share: share.map_event)
         for share in live:
             for window in self.watch.share_ended(share):

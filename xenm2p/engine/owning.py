@@ -33,7 +33,8 @@ def owners_of(work: Work) -> Owners | None:
 def written_frontends(work: Work, asks: Looks) -> Writes | None:
     """The events that map, unmap, write or change the frontend page of an active frame.
 
-    None where that would have to be followed under a model without a list.
+    None where that would have to be followed under a model without a list, and where a
+    frame is mapped at its own frontend page.
     """
     tables, chunk, owners = work.tables, work.chunk, work.owners
     begun = tables.frame_slots(chunk.mfn.take(work.begun))  # may make new targets
@@ -58,10 +59,13 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
         order = np.lexsort((begin, frame))
         frame, page, begin = frame[order], page[order], begin[order]
         end = np.append(np.where(frame[1:] == frame[:-1], begin[1:], length), length)
-        plain = _entries_at(work, to, at) == tables.frames.column["mfn"].take(moved)
+        entry, mfn = _entries_at(work, to, at), tables.frames.column["mfn"].take(moved)
+        plain = entry == mfn
+        if (entry == (mfn | np.uint64(FOREIGN))).any():
+            return None  # a frame mapped at its own frontend page
         changes = Writes(at, moved, plain, np.ones(len(at), np.bool_))
     writes = _acts_on(work, touched, frame, page, begin, end)
-    if not len(writes.pos) and not len(changes.pos):
+    if writes is None or (not len(writes.pos) and not len(changes.pos)):
         return writes
     if not work.model.overrides:
         return None
@@ -104,7 +108,7 @@ def _entries_at(work: Work, page: Slot, pos: Slot) -> U64:
 
 def _acts_on(
     work: Work, touched: Slot, frame: Slot, page: Slot, begin: Slot, end: Slot
-) -> Writes:
+) -> Writes | None:
     """The acting rows on `page` after `begin` and before `end`, for each frame."""
     pairs, tables = work.pairs, work.tables
     is_touched = np.zeros(tables.pages.used, np.bool_)
@@ -125,5 +129,7 @@ def _acts_on(
     row = rows.take(np.repeat(low, count) + nth)
     entry, wrote = _entries_after(work, row)
     of = frame.take(which)
-    plain = entry == tables.frames.column["mfn"].take(of)
-    return Writes(pairs.pos.take(row), of, plain, wrote)
+    mfn = tables.frames.column["mfn"].take(of)
+    if (wrote & (entry == (mfn | np.uint64(FOREIGN)))).any():
+        return None
+    return Writes(pairs.pos.take(row), of, entry == mfn, wrote)

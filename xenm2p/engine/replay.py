@@ -272,7 +272,7 @@ class Facts(Table):
     404  event: the unmap; pfn: backend page; mfn; other: the dio_read in flight
     501  event: a p2m_write the model does not explain (old: the model's entry, new: what was
          written, value 0), or a model transition the machine never wrote (old, new: the
-         transition, value 1); pfn
+         transition, value 1; other: the next transition of the page, which decides); pfn
     502  event: the lost event; value: how many were lost, -1 unknown; other: the last event
          seen before on the same cpu
     ===  ==================================================================================
