@@ -137,7 +137,8 @@ def test_a_closed_standard_error_changes_nothing(deadlock: Path) -> None:
 
 
 @pytest.mark.parametrize(("signal_", "status"), [
-    (signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+    (signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGHUP, 129),
+    (signal.SIGINT, 130)])
 def test_killed_in_the_middle_the_old_file_stays(
     tmp_path: Path, signal_: signal.Signals, status: int
 ) -> None:

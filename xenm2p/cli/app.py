@@ -10,7 +10,9 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -63,9 +65,9 @@ class Program(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command and exit with the status it returns."""
-        signal.signal(signal.SIGTERM, _terminate)
         try:
-            status = super().invoke(ctx)
+            with _unwinding_when_killed():
+                status = super().invoke(ctx)
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BrokenPipeError:
@@ -90,8 +92,27 @@ def _complain(message: object, status: int) -> int:
     return status
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM unwinds like any exit, so that a half-written temporary file is removed."""
+@contextmanager
+def _unwinding_when_killed() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind like any exit, so that no temporary file is left.
+
+    Where they are ignored, as under nohup, they stay so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number, handler in before.items():
+            if handler is signal.SIG_DFL:
+                signal.signal(number, _exit_by_signal)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit_by_signal(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
