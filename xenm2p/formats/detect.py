@@ -106,6 +106,7 @@ _HINTS: tuple[tuple[bytes, str], ...] = (
     (b"\x17\x08Dtracing", "this is a trace-cmd trace.dat; give the output of "
                           "`trace-cmd report -R`"),
     (b"PERFILE2", "this is a perf.data; give the output of `perf script`"),
+    (b"# Linux p2m", "this is a p2m dump; give it with --memory, beside the trace"),
 )
 
 

@@ -25,7 +25,7 @@ _PIECE = 1 << 16
 # `xz -9` needs 65 MiB; a file that asks for more than this was made to hurt.
 _MAX_DICTIONARY = 1 << 28
 # One zstd block of a few bytes may hold 128 KiB: feed so little that a piece stays small.
-_ZSTD_PIECE = 1 << 10
+_ZSTD_PIECE = 1 << 8
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -60,8 +60,8 @@ def open_input(name: str) -> BinaryInput:
     """Open a file by its path, or standard input by ``-``; undo gzip, xz and zstd.
 
     Raises InputError, also later from reads of the stream: no such file, a directory, no
-    permission, compressed data that is damaged or cut short (place: the byte of the
-    decompressed data that could not be had).
+    permission, compressed data that is damaged or cut short (place: the byte up to which
+    the decompressed data could be had).
     """
     raw, path = _open_standard_input() if name == "-" else _open_path(name)
     start = _Source(raw, name)
@@ -227,7 +227,8 @@ class _Frames:
     def read(self, size: int) -> bytes:
         """At most `size` bytes, b"" at the end. Raises EOFError for one that comes too soon."""
         while not self._output:
-            self._input = self._input or self._packed.read(self._piece)
+            if self._decompressor is None or self._decompressor.needs_input:
+                self._input = self._input or self._packed.read(self._piece)
             if self._decompressor is None:
                 if self._padding:
                     self._input = self._input.lstrip(self._padding)
@@ -236,9 +237,9 @@ class _Frames:
                         continue
                     return b""
                 self._decompressor = self._new()
-            elif not self._input:
+            elif not self._input and self._decompressor.needs_input:
                 raise EOFError
-            self._output = memoryview(self._decompressor.decompress(self._input))
+            self._output = memoryview(self._decompressor.decompress(self._input, _PIECE))
             self._input = b""
             if self._decompressor.eof:
                 self._input = self._decompressor.unused_data
@@ -290,7 +291,9 @@ def _zstd(packed: IO[bytes], name: str) -> _Frames:
             decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_DICTIONARY >> 1)
             self._object = decompressor.decompressobj()
 
-        def decompress(self, data: bytes) -> bytes:
+        needs_input = True  # it gives all that it can each time, without a limit
+
+        def decompress(self, data: bytes, _most: int) -> bytes:
             try:
                 return self._object.decompress(data)
             except zstandard.ZstdError as error:

@@ -131,7 +131,8 @@ class StrictParser:
         return event
 
     def _parse_document(self, known: str | None, has_placeholder: bool) -> None:
-        self._next()  # stream start
+        if str(self._next().encoding).startswith("utf-16"):
+            self._fail("not a text in UTF-8: it begins as UTF-16", 1)
         if isinstance(self._next(), yaml.StreamEndEvent):
             self._fail("the file is empty", 1)
         root = self._next()
