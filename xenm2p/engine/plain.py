@@ -31,16 +31,17 @@ from xenm2p.engine.replay import (
 from xenm2p.engine.sharing import Overrides, Sharing, Writes, frontends_are_plain, share
 from xenm2p.engine.tables import Tables
 from xenm2p.engine.work import Work, begin, ended_in_use, page_facts
+from xenm2p.engine.writing import Written, compare_writes, store_writes
 from xenm2p.trace import FOREIGN, INVALID, Events, Kind
 
 # What can be carried out here, and of it what concerns a page.
 _CARRIED_OUT = frozenset({
     Kind.MAP, Kind.UNMAP, Kind.SET_P2M, Kind.SET_M2P, Kind.LOOKUP, Kind.GUP_FAST, Kind.DIO_WRITE,
-    Kind.DIO_READ, Kind.GRANT, Kind.END_GRANT,
+    Kind.DIO_READ, Kind.GRANT, Kind.END_GRANT, Kind.P2M_WRITE,
 })
 _ON_PAGES = np.zeros(256, np.bool_)
 _ON_PAGES[[Kind.MAP, Kind.UNMAP, Kind.SET_P2M, Kind.GUP_FAST, Kind.DIO_READ,
-           Kind.DIO_WRITE]] = True
+           Kind.DIO_WRITE, Kind.P2M_WRITE]] = True
 
 
 def replay_plain(
@@ -49,8 +50,6 @@ def replay_plain(
     """Replay the events of `chunk`, numbered from `first`; None if not all is plain."""
     kinds = np.bincount(chunk.kind, minlength=len(Kind)).tolist()
     if any(count and kind not in _CARRIED_OUT for kind, count in enumerate(kinds)):
-        return None
-    if observer.writes_seen and observer.options.judge_writes:
         return None
     if observer.watch.held or observer.watch.undecided:
         return None
@@ -84,6 +83,11 @@ def replay_plain(
     looks = look_up(work, asks, shared)
     if looks is None:
         return None
+    written = None
+    if kinds[Kind.P2M_WRITE] or (observer.writes_seen and observer.options.judge_writes):
+        written = compare_writes(work)
+        if written is None:
+            return None
     page_facts(work)
     if kinds[Kind.END_GRANT]:
         ended_in_use(work)
@@ -96,8 +100,10 @@ def replay_plain(
         first, chunk, work.result, _warnings(work), looks.resolutions,
         _transitions(work, shared) if details else Transitions.of([]),
         _shares(work) if details else Shares.of([]),
-        Locks.of([]), Collisions.of([]), facts, _counts(work, shared, kinds),
+        Locks.of([]), Collisions.of([]), facts, _counts(work, shared, written, kinds),
     )
+    if written is not None:
+        store_writes(work, written)
     storing.store(work, shared)
     return segment
 
@@ -188,7 +194,9 @@ def _warnings(work: Work) -> NDArray[np.uint8]:
     return warnings
 
 
-def _counts(work: Work, shared: Sharing | None, kinds: list[int]) -> Counts:
+def _counts(
+    work: Work, shared: Sharing | None, written: Written | None, kinds: list[int]
+) -> Counts:
     pairs, result = work.pairs, work.result
     if pairs.clean:
         maps, unmaps = kinds[Kind.MAP], kinds[Kind.UNMAP]
@@ -210,6 +218,9 @@ def _counts(work: Work, shared: Sharing | None, kinds: list[int]) -> Counts:
         events=len(work.chunk), maps=maps, unmaps=unmaps, failed_maps=failed,
         foreign_set=foreign_set + sets, foreign_cleared=foreign_cleared + clears,
         frontend_set=sets, frontend_cleared=clears,
+        writes_foreign=written.foreign if written else 0,
+        writes_invalid=written.invalid if written else 0,
+        writes_agreed=len(written.agreed) if written else 0,
     )
 
 

@@ -31,14 +31,15 @@ def store(work: Work, shared: Sharing | None) -> None:
 def _store_last(work: Work) -> None:
     """The last event of each processor, and of each task once writes are judged."""
     chunk, observer = work.chunk, work.observer
+    judges = observer.writes_seen and observer.options.judge_writes
     for column, absent in ((chunk.cpu, NO_CPU), (chunk.task, NO_TASK)):
-        if not len(column) or int(column.max()) == absent:
+        top = int(column.max()) if len(column) else absent
+        if top == absent or (column is chunk.task and not judges):
             continue
-        values, back = np.unique(column[::-1], return_index=True)
-        last = len(column) - 1 - back
-        for value, at in zip(values.tolist(), last.tolist(), strict=True):
-            if value == absent:
-                continue
+        last = np.full(top + 2, NO_EVENT)
+        last[column.astype(np.int64) + 1] = np.arange(len(column))
+        for value in (np.flatnonzero(last[1:] != NO_EVENT)).tolist():
+            at = int(last[value + 1])
             if column is chunk.cpu:
                 observer.last_on_cpu[value] = at + work.first
             else:
