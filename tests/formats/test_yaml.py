@@ -338,6 +338,8 @@ class TestWriter:
         ({"kind": Kind.UNMAP}, "'pfn' of unmap is absent"),
         ({"kind": Kind.GUP_FAST, "pfn": 1 << 52}, "'pfn' of gup_fast is 0x10000000000000"),
         ({"kind": Kind.MAP, "pfn": 1, "mfn": FOREIGN | 1}, "'mfn' of map is 0x8000000000000001"),
+        ({"kind": Kind.P2M_WRITE, "pfn": 1, "mfn": FOREIGN | IDENTITY | 1},
+         "'mfn' of p2m_write is 0xc000000000000001"),
         ({"kind": Kind.GUP_FAST, "pfn": 1, "time": -5}, "'time' of gup_fast is -0x5"),
     ])
     def test_what_yaml_cannot_say_is_refused(self, row, said):

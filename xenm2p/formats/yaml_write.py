@@ -11,7 +11,16 @@ import numpy as np
 import yaml
 
 from xenm2p.errors import InputError
-from xenm2p.formats.yaml_schema import ABSENT_COUNT, EVENT_ROWS, FORMAT, UNTOLD, VERSION, Form
+from xenm2p.formats.numbers import Bools
+from xenm2p.formats.yaml_schema import (
+    ABSENT_COUNT,
+    EVENT_ROWS,
+    FORMAT,
+    UNTOLD,
+    VERSION,
+    Field,
+    Form,
+)
 from xenm2p.trace import (
     COLUMNS,
     FOREIGN,
@@ -19,7 +28,7 @@ from xenm2p.trace import (
     INVALID,
     KIND_BY_CODE,
     MAX_FRAME,
-    NO_TASK,
+    Column,
     Events,
     Runs,
     Trace,
@@ -144,34 +153,37 @@ def _lines(events: Events, trace: Trace, first_event: int) -> list[str]:
 
 
 def _check(events: Events, first_event: int) -> None:
-    """Raise InputError for the first event that holds what YAML traces cannot say."""
+    """Raise InputError for an event that holds what a YAML trace cannot say."""
     for row in EVENT_ROWS.values():
         is_kind = events.kind == row.kind
+        if not is_kind.any():
+            continue
         for field in row.fields.values():
-            values = getattr(events, field.column)
-            absent = COLUMNS[field.column].absent
-            if field.key == "task":
-                is_wrong = np.zeros(len(events), dtype=np.bool_)
-                is_absent = values == NO_TASK
-            elif field.key in ("pfn", "mfn"):
-                frame = values
-                if field.form == Form.ENTRY:
-                    is_entry = (values & np.uint64(FOREIGN | IDENTITY) != 0)
-                    frame = np.where(is_entry, values & np.uint64(IDENTITY - 1), values)
-                is_absent = values == INVALID
-                is_wrong = (frame > MAX_FRAME) & ~is_absent
-                if field.form != Form.NUMBER:
-                    is_absent = np.zeros(len(events), dtype=np.bool_)
-            else:
-                is_absent = values == absent if field.key not in ("time", "count") else \
-                    np.zeros(len(events), dtype=np.bool_)
-                is_wrong = (values < field.low) & ~is_absent
-            if field.key in row.needs:
-                is_wrong = is_wrong | is_absent
-            wrong = np.flatnonzero(is_kind & is_wrong)
+            column = getattr(events, field.column)
+            wrong = np.flatnonzero(is_kind & _is_unsayable(column, field, field.key in row.needs))
             if len(wrong):
-                event = int(wrong[0])
-                value = int(values[event])
-                said = "is absent" if value == absent else f"is {value:#x}"
-                raise InputError(f"event {first_event + event}: '{field.key}' of {row.name} "
-                                 f"{said}, which a YAML trace cannot say")
+                value = int(column[wrong[0]])
+                is_absent = value == COLUMNS[field.column].absent
+                raise InputError(
+                    f"event {first_event + int(wrong[0])}: '{field.key}' of {row.name} is "
+                    f"{'absent' if is_absent else hex(value)}, which a YAML trace cannot say")
+
+
+def _is_unsayable(column: Column, field: Field, is_needed: bool) -> Bools:
+    """Which values of a column are neither in the field's range nor rightly absent."""
+    if field.key in ("time", "count"):  # always said; a count of UNTOLD says absence
+        return np.asarray(column < 0)
+    is_absent: Bools = column == COLUMNS[field.column].absent
+    if field.key not in ("pfn", "mfn"):
+        # Unsigned columns hold no value out of range; task numbers have their absent one.
+        is_low: Bools = column < field.low
+        return (is_low & ~is_absent) | (is_absent & is_needed)
+    frame = column
+    if field.form == Form.ENTRY:
+        # One bit off; an entry that has both and is not INVALID cannot be said.
+        bit = np.where(column >= np.uint64(FOREIGN), np.uint64(FOREIGN), np.uint64(IDENTITY))
+        frame = np.where(column & bit != 0, column ^ bit, column)
+    is_high = np.asarray(frame > np.uint64(MAX_FRAME))
+    if field.form == Form.NUMBER:
+        return (is_high & ~is_absent) | (is_absent & is_needed)
+    return is_high & ~is_absent
