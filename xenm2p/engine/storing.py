@@ -16,6 +16,8 @@ from xenm2p.trace import FOREIGN, INVALID, NO_CPU, NO_TASK, Kind
 def store(work: Work, shared: Sharing | None) -> None:
     """Bring pages, frames and the observer's memory to the end of the chunk."""
     _count_live(work)
+    if shared is not None and work.owners is not None:
+        _store_left_behind(work, shared)
     _store_pages(work, shared)
     _store_owners(work)
     if shared is not None:
@@ -152,6 +154,13 @@ def _store_owners(work: Work) -> None:
         mfn, last = np.unique(work.chunk.mfn.take(rows[::-1]), return_index=True)
         pfn = work.chunk.pfn.take(rows[::-1]).take(last)
         work.tables.set_m2p(work.tables.frame_slots(mfn), pfn)
+
+
+def _store_left_behind(work: Work, shared: Sharing) -> None:
+    """Un-marked entries of pages that m2p no longer names when the chunk is over."""
+    page = work.frontends(shared.cleared_frame, shared.cleared_pos)
+    mfn = work.tables.frames.column["mfn"].take(shared.cleared_frame)
+    work.tables.pages.column["p2m"][page] = mfn
 
 
 def _store_frontends(work: Work, shared: Sharing) -> None:
