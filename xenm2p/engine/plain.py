@@ -114,6 +114,9 @@ def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:
     old = work.ended[pairs.owner.take(work.ended) == OF_TABLE]
     old_slot = pairs.slot.take(old)
     if work.model.overrides_need_user:
+        live, column = tables.live(), tables.pages.column
+        if (column["resolvable"][live] & ~column["user"][live]).any():
+            return None  # direct I/O was seen on a share that no override hides
         if not _no_stale_override(work, asks):
             return None
         unlisted = np.concatenate([
