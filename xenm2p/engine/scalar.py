@@ -127,7 +127,7 @@ def put_back(tables: Tables, observer: Observer) -> None:
     machine = observer.machine
     written = np.array([*machine.p2m, *machine.pages, *machine.shares, *observer.anchored,
                         *observer.last_handle, *observer.failed_map,
-                        *_former_frontends(tables, machine)], np.uint64)
+                        *_frontends(tables, machine)], np.uint64)
     written = np.unique(written[written != np.uint64(INVALID)])
     slots = dict(zip(written.tolist(), tables.page_slots(written).tolist(), strict=True))
     column = tables.pages.column
@@ -166,11 +166,11 @@ def put_back(tables: Tables, observer: Observer) -> None:
     _judge_pages(tables, machine, slots)
 
 
-def _former_frontends(tables: Tables, machine: Machine) -> list[int]:
-    """The pages that m2p named in the tables for the frames that the machine knows."""
+def _frontends(tables: Tables, machine: Machine) -> list[int]:
+    """The pages that m2p names, or named before, for the frames that the machine knows."""
     mfns = np.array([mfn for mfn in machine.m2p if mfn != INVALID], np.uint64)
     pages: list[int] = tables.frames.column["m2p"][tables.frame_slots(mfns)].tolist()
-    return pages
+    return pages + [*machine.m2p.values()]
 
 
 def _put_back_frames(tables: Tables, machine: Machine) -> None:
@@ -214,7 +214,9 @@ def _judge_pages(tables: Tables, machine: Machine, slots: dict[int, int]) -> Non
             )
         else:
             plain = entry == share.mfn | FOREIGN
-        column["odd"][slot] = not plain
+        # A page that maps its own frame is its frontend too: un-marking changes it.
+        own = share is not None and machine.m2p[share.mfn] == pfn
+        column["odd"][slot] = own or not plain
 
 
 def _is_mark(machine: Machine, pfn: int, mfn: int) -> bool:
