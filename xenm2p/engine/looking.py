@@ -121,6 +121,6 @@ def _identity(work: Work, mfn: U64) -> Slot | None:
     tables, pairs = work.tables, work.pairs
     slots = tables.page_slots(mfn)
     entries = tables.pages.column["p2m"].take(slots)
-    if np.isin(slots, pairs.slot.take(pairs.heads)).any():
+    if np.isin(slots, pairs.pages).any():
         return None
     return np.flatnonzero(entries == (mfn | np.uint64(IDENTITY)))

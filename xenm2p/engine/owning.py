@@ -39,7 +39,7 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
     tables, chunk, owners = work.tables, work.chunk, work.owners
     begun = tables.frame_slots(chunk.mfn.take(work.begun))  # may make new targets
     column = tables.pages.column
-    touched = work.pairs.slot.take(work.pairs.heads)
+    touched = work.pairs.pages
     touched = touched[column["target"].take(touched)]
     if not len(touched) and owners is None:
         return Writes()
@@ -76,8 +76,15 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
 def _acting(work: Work) -> Slot:
     """The rows that map, unmap or write a page, whether or not it comes off."""
     if work.pairs.clean:
-        return np.arange(len(work.pairs.slot))
+        return np.arange(len(work.pairs))
     return np.flatnonzero(work.chunk.kind.take(work.pairs.pos) <= Kind.SET_P2M)
+
+
+def _by_slot(work: Work, rows: Slot) -> tuple[Slot, Slot]:
+    """`rows` by page slot and position, and these as one number each."""
+    key = (work.pairs.slot.take(rows) << 17) | work.pairs.pos.take(rows)
+    order = np.argsort(key)
+    return rows.take(order), key.take(order)
 
 
 def _entries_after(work: Work, rows: Slot) -> tuple[U64, Mask]:
@@ -96,9 +103,9 @@ def _entries_at(work: Work, page: Slot, pos: Slot) -> U64:
     """The p2m entries of pages at positions, marks aside."""
     pairs = work.pairs
     rows = _acting(work)
-    entry, wrote = _entries_after(work, rows)
-    rows, entry = rows[wrote], entry[wrote]
-    key = (pairs.slot.take(rows) << 17) | pairs.pos.take(rows)
+    rows = rows[_entries_after(work, rows)[1]]
+    rows, key = _by_slot(work, rows)
+    entry, _ = _entries_after(work, rows)
     row = np.searchsorted(key, (page << 17) | pos) - 1
     here = (row >= 0) & (pairs.slot.take(rows).take(row, mode="wrap") == page) if len(rows) else (
         np.zeros(len(page), np.bool_))
@@ -121,7 +128,7 @@ def _acts_on(
     is_touched[page] = True
     rows = _acting(work)
     rows = rows[is_touched.take(pairs.slot.take(rows))]
-    key = (pairs.slot.take(rows) << 17) | pairs.pos.take(rows)
+    rows, key = _by_slot(work, rows)
     low = np.searchsorted(key, (page << 17) | np.maximum(begin, 0))
     count = np.searchsorted(key, (page << 17) | end) - low
     which = np.repeat(np.arange(len(frame)), count)

@@ -10,7 +10,8 @@ round settles at least the earliest event that is still wrong.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,39 +32,94 @@ MOST_ROUNDS = 32
 class Pairs:
     """The page events of a chunk in rows, sorted by page and then by position.
 
-    pos (r,) position in the chunk; slot (r,) page; head (r,) first row of its page;
-    heads (h,) their rows; is_map, is_unmap (r,) the kind, of what is carried out or not;
+    pos (r,) position in the chunk; head (r,) first row of its page; heads (h,) their rows;
+    pages (h,) the slots of the pages, in no order; live (h,) which of them had a share
+    before the chunk; is_map, is_unmap (r,) the kind, of what is carried out or not;
     result (r,) uint8; before (r,) whether the page was mapped before the row; owner (r,)
     the row of the map of the share that was live then, OF_TABLE for one from before the
-    chunk, and meaningless where `before` is False; base (r,) the entry the page held, or
-    will hold, without the share. `aborted_by` gives calls that failed: call -> position.
-    `clean` says that every map and unmap succeeded and nothing else is among the rows.
+    chunk, and meaningless where `before` is False; base the entry the page held, or will
+    hold, without the share: (h,) where `clean`, else (r,). `failed_calls` gives calls that
+    failed: call -> position. `clean` says that every map and unmap succeeded and nothing
+    else is among the rows, so that in each page's rows maps and unmaps take turns.
     """
 
     pos: Slot
-    slot: Slot
     head: Mask
     heads: Slot
+    pages: Slot
+    live: Mask
     is_map: Mask
     is_unmap: Mask
     before: Mask
-    owner: Slot
-    result: NDArray[np.uint8]
     base: U64
-    clean: bool
-    failed_calls: dict[int, int]
+    clean: bool = True
+    failed_calls: dict[int, int] = field(default_factory=dict)
+    result: NDArray[np.uint8] = field(init=False)
+    _slot: Slot | None = None
+    _owner: Slot | None = None
+
+    def __len__(self) -> int:
+        return len(self.pos)
+
+    @property
+    def slot(self) -> Slot:
+        """The page slot of each row, (r,); made when first asked for."""
+        if self._slot is None:
+            self._slot = np.repeat(self.pages, np.diff(self.heads, append=len(self)))
+        return self._slot
+
+    @property
+    def owner(self) -> Slot:
+        """See the class; made when first asked for."""
+        if self._owner is None:  # clean: the row before
+            self._owner = np.arange(-1, len(self) - 1)
+            self._owner[self.heads] = OF_TABLE
+        return self._owner
+
+    @owner.setter
+    def owner(self, rows: Slot) -> None:
+        self._owner = rows
+
+    @property
+    def tails(self) -> Slot:
+        """The last row of each page, (h,)."""
+        tails = np.empty_like(self.heads)
+        tails[:-1] = self.heads[1:] - 1
+        tails[-1:] = len(self) - 1
+        return tails
 
 
-def sort_by_page(slots: Slot, used: int) -> tuple[Slot, Slot]:
-    """Rows of `slots` (n,) ordered by slot, then position: positions and slots, int64."""
-    length = len(slots)
-    if used <= 1 << 16 and length <= 1 << 16:
-        key = (slots.astype(np.uint32) << np.uint32(16)) | np.arange(length, dtype=np.uint32)
-        key.sort()
-        return (key & np.uint32(0xFFFF)).astype(np.int64), (key >> np.uint32(16)).astype(np.int64)
-    wide = (slots.astype(np.int64) << 17) | np.arange(length)
-    wide.sort()
-    return wide & 0x1FFFF, wide >> 17
+def sort_with_position(values: NDArray[Any], pos: Slot | None) -> tuple[Slot, Mask] | None:
+    """Order `values` (n,) and with equal ones by `pos`, 0 to n - 1 if None.
+
+    The positions in that order, and where a value differs from the one before. None where
+    values and positions do not fit into one number of 64 bits.
+
+    An index sort is several times slower than to sort numbers that carry the position in
+    their low bits, and 32 bits sort in half the time of 64.
+    """
+    count = len(values)
+    if not count:
+        return np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    low = values.min()
+    span = int(values.max()) - int(low)
+    last = count - 1 if pos is None else int(pos[-1] if count else 0)
+    if span >> 16 == 0 and last >> 16 == 0:
+        width, wide = 16, np.dtype(np.uint32)
+    elif span >> 47 == 0 and last >> 17 == 0:
+        width, wide = 17, np.dtype(np.uint64)
+    else:
+        return None
+    key = (values - low).astype(wide)
+    key <<= wide.type(width)
+    key |= np.arange(count, dtype=wide) if pos is None else pos.astype(wide)
+    key.sort()
+    order = (key & wide.type((1 << width) - 1)).astype(np.int64)
+    key >>= wide.type(width)
+    head = np.empty(count, np.bool_)
+    head[0] = True
+    np.not_equal(key[1:], key[:-1], out=head[1:])
+    return order, head
 
 
 def pair(
@@ -75,21 +131,24 @@ def pair(
     """
     kind = chunk.kind if rows is None else chunk.kind.take(rows)
     pfn = chunk.pfn if rows is None else chunk.pfn.take(rows)
-    slots = tables.page_slots(pfn)
-    column = tables.pages.column
-    order, slot = sort_by_page(slots, tables.pages.used)
+    # Backend pages are mostly neighbours: then their numbers sort as fast as slots, and
+    # slots need to be found once a page only, not once an event.
+    by_page = sort_with_position(pfn, None)
+    if by_page is None:
+        slots = tables.page_slots(pfn)
+        by_page = sort_with_position(slots, None)
+        assert by_page is not None, "a slot fits into 47 bits"
+    order, head = by_page
     pos = order if rows is None else rows.take(order)
-    head = np.empty(len(slot), np.bool_)
-    head[:1] = True
-    np.not_equal(slot[1:], slot[:-1], out=head[1:])
     heads = np.flatnonzero(head)
-    of_page = slot.take(heads)
+    of_page = tables.page_slots(pfn.take(order.take(heads)))
+    column = tables.pages.column
     if column["odd"].take(of_page).any():
         return None
     sorted_kind = kind.take(order)
     is_map = sorted_kind == Kind.MAP
     live = column["map_event"].take(of_page) != NO_EVENT
-    before = np.empty(len(slot), np.bool_)
+    before = np.empty(len(order), np.bool_)
     before[1:] = is_map[:-1]
     before[heads] = live
     base = column["p2m"].take(of_page)
@@ -101,19 +160,21 @@ def pair(
             return None  # the kernel strips the IDENTITY bit: left to the rules
     elif live.any():
         base = np.where(live, np.uint64(INVALID), base)
-    pairs = Pairs(
-        pos, slot, head, heads, is_map, ~is_map, before,
-        np.empty(0, np.int64), np.empty(0, np.uint8), base, True, {},
-    )
+    pairs = Pairs(pos, head, heads, of_page, live, is_map, ~is_map, before, base)
     only_pairs = rows is None or bool((sorted_kind <= Kind.UNMAP).all())
-    maps_fail = bool(chunk.status.any())
-    if only_pairs and not maps_fail and not failed and not (is_map == before).any():
-        owner = np.arange(-1, len(slot) - 1)
-        owner[heads] = OF_TABLE
-        pairs.owner = owner
-        pairs.result = np.full(len(slot), Result.OK, np.uint8)
+    if only_pairs and not failed and not _any(chunk.status) and not (is_map == before).any():
+        pairs.result = np.full(len(order), Result.OK, np.uint8)
         return _check_users(tables, model, chunk, pairs, failed)
-    return _settle(tables, model, chunk, pairs, sorted_kind, live, failed)
+    return _settle(tables, model, chunk, pairs, sorted_kind, failed)
+
+
+def is_constant(column: NDArray[Any]) -> bool:
+    """Whether a column is one value by its making; readers give such a column no memory."""
+    return column.strides == (0,) and len(column) > 0
+
+
+def _any(column: NDArray[Any]) -> bool:
+    return bool(column[0] if is_constant(column) else column.any())
 
 
 def _check_users(
@@ -122,14 +183,27 @@ def _check_users(
     """A clean chunk stays clean unless an unmap's `user` differs where that matters."""
     if not (model.derefs_kmap_op or model.overrides_need_user):
         return pairs
-    differs = users(chunk, pairs.pos) != owner_users(tables, chunk, pairs)
-    if not (pairs.is_unmap & differs).any():
+    if not len(differing_rows(tables, chunk, pairs, "user")):
         return pairs
     if model.overrides_need_user:
         return None
-    live = tables.pages.column["map_event"].take(pairs.slot.take(pairs.heads)) != NO_EVENT
-    kind = chunk.kind.take(pairs.pos)
-    return _settle(tables, model, chunk, pairs, kind, live, failed)
+    return _settle(tables, model, chunk, pairs, chunk.kind.take(pairs.pos), failed)
+
+
+def differing_rows(tables: Tables, chunk: Events, pairs: Pairs, name: str) -> Slot:
+    """The unmaps of clean `pairs` that differ in a column from the share that they end."""
+    column = getattr(chunk, name)
+    first = pairs.heads[pairs.is_unmap.take(pairs.heads)]
+    of_table = tables.pages.column[name].take(pairs.pages[pairs.is_unmap.take(pairs.heads)])
+    if is_constant(column):
+        constant: Slot = first[of_table != column[0]]
+        return constant
+    values = column.take(pairs.pos)
+    differs = np.empty(len(pairs), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=differs[1:])
+    differs &= pairs.is_unmap
+    differs[first] = of_table != values.take(first)
+    return np.flatnonzero(differs)
 
 
 def users(chunk: Events, pos: Slot) -> Mask:
@@ -163,11 +237,11 @@ def last_before(where: Mask, starts: Slot) -> Slot:
 
 def _settle(
     tables: Tables, model: KernelModel, chunk: Events, pairs: Pairs,
-    kind: NDArray[np.uint8], live: Mask, failed: dict[int, int],
+    kind: NDArray[np.uint8], failed: dict[int, int],
 ) -> Pairs | None:
     """Pair rows some of which fail, are left out, or only look at the page."""
     pairs.clean = False
-    count = len(pairs.slot)
+    count = len(pairs)
     group = np.cumsum(pairs.head) - 1
     starts = pairs.heads.take(group)
     is_set = kind == Kind.SET_P2M
@@ -175,7 +249,7 @@ def _settle(
     acts[acts] = (kind[acts] == Kind.UNMAP) | (chunk.status.take(pairs.pos[acts]) == 0)
     pairs.is_map = acts & (kind == Kind.MAP)
     pairs.is_unmap = acts & (kind == Kind.UNMAP)
-    mapped_first = live.take(group)
+    mapped_first = pairs.live.take(group)
     user = users(chunk, pairs.pos)
     call = chunk.call.take(pairs.pos)
     ends_call = model.failed_unmap_ends_call

@@ -54,7 +54,7 @@ def _tails(work: Work) -> Slot:
 
 def _store_pages(work: Work, shared: Sharing | None) -> None:
     pairs, tables, chunk = work.pairs, work.tables, work.chunk
-    if not len(pairs.slot):
+    if not len(pairs):
         return
     column = tables.pages.column
     ended_pages = pairs.slot.take(work.ended)
@@ -114,8 +114,8 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
             column["aliased"][slot] = is_alias.take(pos) & user
     if not pairs.clean:
         _store_writes(work)
-    elif (column["failed_map"].take(pairs.slot.take(pairs.heads)) != NO_EVENT).any():
-        column["failed_map"][pairs.slot.take(pairs.heads)] = NO_EVENT
+    elif (column["failed_map"].take(pairs.pages) != NO_EVENT).any():
+        column["failed_map"][pairs.pages] = NO_EVENT
 
 
 def _last_in(where: Mask, heads: Slot, tails: Slot) -> Slot:
@@ -138,10 +138,10 @@ def _store_writes(work: Work) -> None:
     column["p2m"][pairs.slot.take(written[fresh])] = chunk.mfn.take(
         pairs.pos.take(written[fresh]))
     failed = (kind == Kind.MAP) & (chunk.status.take(pairs.pos) != 0)
-    if failed.any() or (column["failed_map"].take(pairs.slot.take(pairs.heads)) >= 0).any():
+    if failed.any() or (column["failed_map"].take(pairs.pages) >= 0).any():
         last_failed = _last_in(failed, pairs.heads, tails)
         last_act = _last_in((kind <= Kind.UNMAP) & ~failed, pairs.heads, tails)
-        pages = pairs.slot.take(pairs.heads)
+        pages = pairs.pages
         column["failed_map"][pages[last_act > last_failed]] = NO_EVENT
         kept = last_failed > last_act
         column["failed_map"][pages[kept]] = work.events(last_failed[kept])
