@@ -37,7 +37,8 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
     frame is mapped at its own frontend page.
     """
     tables, chunk, owners = work.tables, work.chunk, work.owners
-    begun = tables.frame_slots(chunk.mfn.take(work.begun))  # may make new targets
+    if work.model.overrides:
+        _ = work.begun_frame  # may make new targets
     column = tables.pages.column
     touched = work.pairs.pages
     touched = touched[column["target"].take(touched)]
@@ -45,7 +46,7 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
         return Writes()
     active = [asks.frame]
     if work.model.overrides:
-        active += [begun, column["frame"][tables.live()]]
+        active += [work.begun_frame, column["frame"][tables.live()]]
     frames = np.unique(np.concatenate(active))
     length = len(chunk)
     frame, page = frames, tables.frames.column["page"].take(frames)

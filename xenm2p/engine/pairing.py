@@ -68,6 +68,12 @@ class Pairs:
             self._slot = np.repeat(self.pages, np.diff(self.heads, append=len(self)))
         return self._slot
 
+    def slots_of(self, rows: Slot) -> Slot:
+        """The page slots of `rows`."""
+        if self._slot is None and len(rows) < len(self) >> 4:
+            return self.pages.take(np.searchsorted(self.heads, rows, side="right") - 1)
+        return self.slot.take(rows)
+
     @property
     def owner(self) -> Slot:
         """See the class; made when first asked for."""
@@ -90,7 +96,7 @@ class Pairs:
 
 
 def sort_with_position(values: NDArray[Any], pos: Slot | None) -> tuple[Slot, Mask] | None:
-    """Order `values` (n,) and with equal ones by `pos`, 0 to n - 1 if None.
+    """Order `values` (n,) and with equal ones by `pos` (n,), None: 0 to n - 1.
 
     The positions in that order, and where a value differs from the one before. None where
     values and positions do not fit into one number of 64 bits.
@@ -101,16 +107,19 @@ def sort_with_position(values: NDArray[Any], pos: Slot | None) -> tuple[Slot, Ma
     count = len(values)
     if not count:
         return np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    key: NDArray[Any]
     low = values.min()
     span = int(values.max()) - int(low)
-    last = count - 1 if pos is None else int(pos[-1] if count else 0)
+    last = count - 1 if pos is None else int(pos.max())
     if span >> 16 == 0 and last >> 16 == 0:
-        width, wide = 16, np.dtype(np.uint32)
+        width = 16
+        key = (values - low).astype(np.uint32)
     elif span >> 47 == 0 and last >> 17 == 0:
-        width, wide = 17, np.dtype(np.uint64)
+        width = 17
+        key = (values - low).astype(np.uint64)
     else:
         return None
-    key = (values - low).astype(wide)
+    wide = key.dtype
     key <<= wide.type(width)
     key |= np.arange(count, dtype=wide) if pos is None else pos.astype(wide)
     key.sort()

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.engine import pairing, storing
+from xenm2p.engine.locking import collide, lock_rows, store_locks
 from xenm2p.engine.looking import Looks, look_up, questions
 from xenm2p.engine.observe import Observer
 from xenm2p.engine.owning import owners_of, written_frontends
-from xenm2p.engine.pairing import OF_TABLE
 from xenm2p.engine.replay import (
     NO_EVENT,
-    Collisions,
     Counts,
     Ending,
     Fact,
@@ -38,6 +37,7 @@ from xenm2p.trace import FOREIGN, INVALID, Events, Kind
 _CARRIED_OUT = frozenset({
     Kind.MAP, Kind.UNMAP, Kind.SET_P2M, Kind.SET_M2P, Kind.LOOKUP, Kind.GUP_FAST, Kind.DIO_WRITE,
     Kind.DIO_READ, Kind.GRANT, Kind.END_GRANT, Kind.P2M_WRITE,
+    Kind.LOCK_PAGE, Kind.UNLOCK_PAGE,
 })
 _ON_PAGES = np.zeros(256, np.bool_)
 _ON_PAGES[[Kind.MAP, Kind.UNMAP, Kind.SET_P2M, Kind.GUP_FAST, Kind.DIO_READ,
@@ -48,10 +48,11 @@ def replay_plain(
     tables: Tables, observer: Observer, chunk: Events, first: int
 ) -> Segment | None:
     """Replay the events of `chunk`, numbered from `first`; None if not all is plain."""
-    kinds = np.bincount(chunk.kind, minlength=len(Kind)).tolist()
+    # Not bincount: that casts all of them to int64 first.
+    kinds = [int(np.count_nonzero(chunk.kind == kind)) for kind in Kind]
     if any(count and kind not in _CARRIED_OUT for kind, count in enumerate(kinds)):
         return None
-    if observer.watch.held or observer.watch.undecided:
+    if observer.watch.undecided:
         return None
     rows = None
     if kinds[Kind.MAP] + kinds[Kind.UNMAP] < len(chunk):
@@ -88,47 +89,52 @@ def replay_plain(
         written = compare_writes(work)
         if written is None:
             return None
+    collided = collide(work, shared)
+    if collided is None:
+        return None
     page_facts(work)
     if kinds[Kind.END_GRANT]:
         ended_in_use(work)
     _frame_facts(work, shared)
     facts = work.facts.table()
-    if len(facts) and observer.last_loss != NO_EVENT:
+    if (len(facts) or len(collided.collisions)) and observer.last_loss != NO_EVENT:
         return None  # what a loss makes unsure is left to the rules
     details = observer.options.details
     segment = Segment(
         first, chunk, work.result, _warnings(work), looks.resolutions,
         _transitions(work, shared) if details else Transitions.of([]),
         _shares(work) if details else Shares.of([]),
-        Locks.of([]), Collisions.of([]), facts, _counts(work, shared, written, kinds),
+        lock_rows(work, collided.held) if details else Locks.of([]),
+        collided.collisions, facts, _counts(work, shared, written, kinds),
     )
     if written is not None:
         store_writes(work, written)
     storing.store(work, shared)
+    store_locks(work, collided)
     return segment
 
 
 def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:
     pairs, tables, chunk = work.pairs, work.tables, work.chunk
     pos = work.begun
-    old = work.ended[pairs.owner.take(work.ended) == OF_TABLE]
-    old_slot = pairs.slot.take(old)
+    frame = work.begun_frame
+    old, old_slot = work.old, pairs.slots_of(work.old)
     if work.model.overrides_need_user:
         live, column = tables.live(), tables.pages.column
         if (column["resolvable"][live] & ~column["user"][live]).any():
             return None  # direct I/O was seen on a share that no override hides
         if not _no_stale_override(work, asks):
             return None
+        listed = chunk.user.take(pos) != 0
         unlisted = np.concatenate([
-            tables.frame_slots(chunk.mfn.take(pos[chunk.user.take(pos) == 0])),
+            frame[~listed],
             tables.pages.column["frame"].take(old_slot),
         ])
         if not frontends_are_plain(tables, work.model, unlisted):
             return None
-        pos = pos[chunk.user.take(pos) != 0]
+        pos, frame = pos[listed], frame[listed]
         kept = tables.pages.column["listed"].take(old_slot)
         old, old_slot = old[kept], old_slot[kept]
-    frame = tables.frame_slots(chunk.mfn.take(pos))
     column = tables.pages.column
     overrides = Overrides(
         pos, frame, work.end, column["frame"].take(old_slot).astype(np.int64),
@@ -224,6 +230,7 @@ def _counts(
         writes_foreign=written.foreign if written else 0,
         writes_invalid=written.invalid if written else 0,
         writes_agreed=len(written.agreed) if written else 0,
+        locks=kinds[Kind.LOCK_PAGE],
     )
 
 

@@ -15,7 +15,8 @@ from xenm2p.trace import FOREIGN, INVALID, NO_CPU, NO_TASK, Kind
 
 def store(work: Work, shared: Sharing | None) -> None:
     """Bring pages, frames and the observer's memory to the end of the chunk."""
-    _count_live(work)
+    if work.model.overrides:
+        _subtract_ended(work)
     if shared is not None and work.owners is not None:
         _store_left_behind(work, shared)
     _store_pages(work, shared)
@@ -48,8 +49,16 @@ def _store_last(work: Work) -> None:
                 observer.last_of_task[value] = (at + work.first, int(chunk.call[at]))
 
 
-def _tails(work: Work) -> Slot:
-    return np.append(work.pairs.heads[1:] - 1, len(work.pairs.slot) - 1).astype(np.int64)
+def _last_ended(work: Work) -> tuple[Slot, Slot]:
+    """The pages on which a share ended, and the last row of each that ended one."""
+    pairs = work.pairs
+    if not pairs.clean:
+        pages = pairs.slot.take(work.ended)
+        last = np.append(pages[1:] != pages[:-1], True)[:len(pages)]
+        return pages[last], work.ended[last]
+    rows = pairs.tails - pairs.is_map.take(pairs.tails)
+    has_ended = rows >= pairs.heads
+    return pairs.pages[has_ended], rows[has_ended]
 
 
 def _store_pages(work: Work, shared: Sharing | None) -> None:
@@ -57,28 +66,24 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
     if not len(pairs):
         return
     column = tables.pages.column
-    ended_pages = pairs.slot.take(work.ended)
-    last = np.flatnonzero(np.append(ended_pages[1:] != ended_pages[:-1], True)[:len(ended_pages)])
-    column["last_handle"][ended_pages[last]] = work.owned("handle", work.ended[last])
-    tails = _tails(work)
+    ended_pages, ended = _last_ended(work)
+    column["last_handle"][ended_pages] = work.owned("handle", ended)
+    tails = pairs.tails
     if pairs.clean:
-        mapped = tails[pairs.is_map.take(tails)]
-        unmapped = tails[~pairs.is_map.take(tails)]
-        row = mapped
-        base = pairs.base
-        base_mapped, base_unmapped = (base[pairs.is_map.take(tails)],
-                                      base[~pairs.is_map.take(tails)])
+        is_mapped = pairs.is_map.take(tails)
+        is_unmapped = ~is_mapped
+        row = tails[is_mapped]
+        base_mapped, base_unmapped = pairs.base[is_mapped], pairs.base[is_unmapped]
     else:
         done = pairs.result == Result.OK
         tail_begun = _last_in(pairs.is_map & done, pairs.heads, tails)
         tail_over = _last_in(pairs.is_unmap & done, pairs.heads, tails)
         is_mapped = tail_begun > tail_over
         is_unmapped = tail_over > tail_begun
-        mapped, row = tails[is_mapped], tail_begun[is_mapped]
-        unmapped = tails[is_unmapped]
+        row = tail_begun[is_mapped]
         base_mapped, base_unmapped = pairs.base.take(row), pairs.base.take(tail_over[is_unmapped])
     pos = pairs.pos.take(row)
-    slot = pairs.slot.take(mapped)
+    slot, gone = pairs.pages[is_mapped], pairs.pages[is_unmapped]
     mfn = chunk.mfn.take(pos)
     for name in ("domid", "ref", "handle"):
         column[name][slot] = getattr(chunk, name).take(pos)
@@ -88,7 +93,6 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
     column["user"][slot] = column["resolvable"][slot] = column["map_user"][slot] = user
     column["first_time"][slot] = chunk.time.take(pos)
     column["p2m"][slot] = mfn | np.uint64(FOREIGN)
-    gone = pairs.slot.take(unmapped)
     column["map_event"][gone] = NO_EVENT
     column["p2m"][gone] = INVALID
     column["aliased"][slot] = False
@@ -107,7 +111,9 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
         column["listed"][slot] = listed
         column["bucket"][slot] = np.where(listed, hashed.astype(np.int16), -1)
         column["listed_at"][slot] = pos + work.first
-        column["frame"][slot] = tables.frame_slots(mfn)
+        column["frame"][slot] = frame = tables.frame_slots(mfn)
+        np.add.at(tables.frames.column["live"], frame, 1)
+        np.add.at(tables.frames.column["listed"], frame, listed.astype(np.int32))
         if shared is not None and len(shared.alias_pos):
             is_alias = np.zeros(len(chunk), np.bool_)
             is_alias[shared.alias_pos] = True
@@ -130,7 +136,7 @@ def _store_writes(work: Work) -> None:
     """What set_p2m wrote last, on pages that are not mapped since; and failed maps."""
     pairs, chunk = work.pairs, work.chunk
     column = work.tables.pages.column
-    tails = _tails(work)
+    tails = pairs.tails
     kind = chunk.kind.take(pairs.pos)
     written = _last_in(kind == Kind.SET_P2M, pairs.heads, tails)
     done = _last_in(pairs.result == Result.OK, pairs.heads, tails)
@@ -171,21 +177,10 @@ def _store_frontends(work: Work, shared: Sharing) -> None:
     pages["p2m"][column["page"].take(shared.entry_frame)] = entry
 
 
-def _count_live(work: Work) -> None:
-    """Shares that are live after the chunk, by frame; only kept where there is a list."""
-    if not work.model.overrides:
-        return
-    pairs, tables, chunk = work.pairs, work.tables, work.chunk
-    old = work.ended[pairs.owner.take(work.ended) < 0]
-    slot = pairs.slot.take(old)
-    frames = tables.pages.column["frame"].take(slot)
-    kept = work.begun[work.end.take(work.begun) >= len(chunk)]
-    new = tables.frame_slots(chunk.mfn.take(kept))
-    column = tables.frames.column
-    np.subtract.at(column["live"], frames, 1)
-    np.add.at(column["live"], new, 1)
-    listed = tables.pages.column["listed"].take(slot)
-    np.subtract.at(column["listed"], frames, listed.astype(np.int32))
-    is_listed = (chunk.user.take(kept) != 0) if work.model.overrides_need_user else (
-        np.ones(len(kept), np.bool_))
-    np.add.at(column["listed"], new, is_listed.astype(np.int32))
+def _subtract_ended(work: Work) -> None:
+    """Shares from before the chunk that ended, off the counts of their frames."""
+    slot = work.pairs.slots_of(work.old)
+    pages, frames = work.tables.pages.column, work.tables.frames.column
+    frame = pages["frame"].take(slot)
+    np.subtract.at(frames["live"], frame, 1)
+    np.subtract.at(frames["listed"], frame, pages["listed"].take(slot).astype(np.int32))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.engine.observe import Observer
-from xenm2p.engine.pairing import OF_TABLE, Mask, Pairs
+from xenm2p.engine.pairing import OF_TABLE, Mask, Pairs, differing_rows, is_constant
 from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.kernels import KernelModel
@@ -65,9 +65,9 @@ class Owners:
 class Work:
     """One chunk being replayed.
 
-    `ended` (e,) are the rows of `pairs` that ended a share, `begun` (b,) the positions of
-    the maps that began one, by time; `end` (n,) gives for the position of such a map the
-    position that ended its share, n if none did. `result` (n,) is by position.
+    `begun` (b,) are the positions of the maps that began a share, by time, `begun_mfn`
+    their frames; `old` (o,) the rows of `pairs` that ended a share from before the chunk.
+    `result` (n,) is by position. What not every chunk needs is made when first asked for.
     """
 
     tables: Tables
@@ -78,10 +78,47 @@ class Work:
     pairs: Pairs
     result: NDArray[np.uint8]
     begun: Slot
-    ended: Slot
-    end: Slot
+    begun_mfn: U64
+    old: Slot
+    _ended: Slot | None = None
+    _end: Slot | None = None
+    _begun_frame: Slot | None = None
     facts: FactRows = field(default_factory=FactRows)
     owners: Owners | None = None
+
+    @property
+    def ended(self) -> Slot:
+        """The rows of `pairs` that ended a share, (e,)."""
+        if self._ended is None:
+            self._ended = np.flatnonzero(self.pairs.is_unmap)
+        return self._ended
+
+    @property
+    def end(self) -> Slot:
+        """By position of a map that began a share the position that ended it, n if none did.
+
+        (n,); meaningless at other positions.
+        """
+        if self._end is None:
+            pairs, length = self.pairs, len(self.chunk)
+            self._end = np.full(length, length)
+            if pairs.clean:  # the page's next event, whatever it is, ends the share
+                ends = np.empty_like(pairs.pos)
+                ends[:-1] = pairs.pos[1:]
+                ends[pairs.tails] = length
+                self._end[pairs.pos] = ends
+            else:
+                owner = pairs.owner.take(self.ended)
+                here = owner >= 0
+                self._end[pairs.pos.take(owner[here])] = pairs.pos.take(self.ended[here])
+        return self._end
+
+    @property
+    def begun_frame(self) -> Slot:
+        """The frame slots of `begun_mfn`."""
+        if self._begun_frame is None:
+            self._begun_frame = self.tables.frame_slots(self.begun_mfn)
+        return self._begun_frame
 
     def frontends(self, frame: Slot, pos: Slot) -> Slot:
         """The page slots that m2p names for frames at positions."""
@@ -96,7 +133,12 @@ class Work:
     def owned(self, name: str, rows: Slot | None = None) -> NDArray[Any]:
         """Column `name` of the live share of each row (of `rows`), from events or table."""
         pairs, chunk = self.pairs, self.chunk
-        owner = pairs.owner if rows is None else pairs.owner.take(rows)
+        if rows is None:
+            owner = pairs.owner
+        elif pairs.clean and len(rows) < len(pairs) >> 4:
+            owner = np.where(pairs.head.take(rows), OF_TABLE, rows - 1)
+        else:
+            owner = pairs.owner.take(rows)
         at = pairs.pos.take(owner, mode="wrap")
         table = self.tables.pages.column[name]
         if name == "map_event":
@@ -106,8 +148,7 @@ class Work:
         else:
             values = getattr(chunk, name).take(at).astype(table.dtype, copy=False)
         old = np.flatnonzero(owner == OF_TABLE)
-        slots = pairs.slot if rows is None else pairs.slot.take(rows)
-        values[old] = table.take(slots.take(old))
+        values[old] = table.take(pairs.slots_of(old if rows is None else rows.take(old)))
         return values
 
     def bases(self, rows: Slot) -> U64:
@@ -133,13 +174,13 @@ def begin(
     rows: Slot | None,
 ) -> Work | None:
     """Set out the shares that begin and end in the chunk; None if a frame is invalid."""
-    length = len(chunk)
+    length, ended = len(chunk), None
     maps = chunk.kind == Kind.MAP
     if pairs.clean:
         result = np.full(length, Result.OK, np.uint8)
         if rows is not None:
             result = (chunk.kind <= Kind.UNMAP).view(np.uint8)
-        ended = np.flatnonzero(pairs.is_unmap)
+        old = pairs.heads[pairs.live]
     else:
         result = np.zeros(length, np.uint8)
         result[pairs.pos] = pairs.result
@@ -147,15 +188,13 @@ def begin(
         maps &= result == Result.OK
         replaced = pairs.is_map & pairs.before
         ended = np.flatnonzero(done & (pairs.is_unmap | replaced))
+        old = ended[pairs.owner.take(ended) == OF_TABLE]
     begun = np.flatnonzero(maps)
-    if (chunk.mfn.take(begun) == np.uint64(INVALID)).any():
+    mfn = chunk.mfn.take(begun)
+    if len(mfn) and mfn.max() == np.uint64(INVALID):
         return None
-    end = np.full(length, length)
-    owner = pairs.owner.take(ended)
-    here = owner >= 0
-    end[pairs.pos.take(owner[here])] = pairs.pos.take(ended[here])
     return Work(tables, observer, observer.machine.model, chunk, first, pairs, result,
-                begun, ended, end)
+                begun, mfn, old, ended)
 
 
 def page_facts(work: Work) -> None:
@@ -164,11 +203,13 @@ def page_facts(work: Work) -> None:
     if not pairs.clean:
         _ill_formed(work)
     _not_ballooned(work)
-    unmaps = pairs.is_unmap
-    user = chunk.user.take(pairs.pos).view(np.bool_)
-    judged = unmaps if pairs.clean else unmaps & pairs.before & (
-        (pairs.result == Result.OK) | (pairs.result == Result.SKIP_KMAP))
-    differs = np.flatnonzero(judged & (user != work.owned("user")))
+    if pairs.clean:
+        differs = differing_rows(work.tables, chunk, pairs, "user")
+    else:
+        judged = pairs.is_unmap & pairs.before & (
+            (pairs.result == Result.OK) | (pairs.result == Result.SKIP_KMAP))
+        user = chunk.user.take(pairs.pos).view(np.bool_)
+        differs = np.flatnonzero(judged & (user != work.owned("user")))
     if len(differs):
         facts.add(Fact.KMAP_MISMATCH, pairs.pos.take(differs), event=work.events(differs),
                   pfn=work.pfns(differs), mfn=work.owned("mfn", differs),
@@ -178,21 +219,27 @@ def page_facts(work: Work) -> None:
 
 def _handles(work: Work) -> None:
     pairs, facts = work.pairs, work.facts
-    handle = work.chunk.handle.take(pairs.pos)
-    owned = work.owned("handle")
+    column = work.chunk.handle
+    if is_constant(column) and column[0] == np.uint32(NO_HANDLE):
+        return
+    if pairs.clean:
+        rows = differing_rows(work.tables, work.chunk, pairs, "handle")
+    else:
+        rows = np.flatnonzero(pairs.is_unmap & (pairs.result != Result.ABORTED))
+    if not len(rows):
+        return
+    handle, owned = column.take(pairs.pos.take(rows)), work.owned("handle", rows)
     known = (owned == handle) | (owned == np.uint32(NO_HANDLE))
-    unmaps = pairs.is_unmap & (handle != np.uint32(NO_HANDLE))
-    if not pairs.clean:
-        known &= pairs.before
-        unmaps &= pairs.result != Result.ABORTED
-    rows = np.flatnonzero(unmaps & ~known)
+    known &= pairs.before.take(rows)
+    wrong = (handle != np.uint32(NO_HANDLE)) & ~known
+    rows, handle = rows[wrong], handle[wrong]
     if not len(rows):
         return
     live = pairs.before.take(rows)
     other = np.where(live, work.owned("map_event", rows), NO_EVENT)
-    twice = ~live & (last_handles(work, rows) == handle.take(rows))
+    twice = ~live & (last_handles(work, rows) == handle)
     facts.add(Fact.HANDLE, pairs.pos.take(rows), event=work.events(rows), pfn=work.pfns(rows),
-              other=other, value=handle.take(rows), old=twice.astype(np.uint64))
+              other=other, value=handle, old=twice.astype(np.uint64))
 
 
 def last_handles(work: Work, rows: Slot) -> NDArray[np.uint32]:
@@ -296,8 +343,12 @@ def ended_in_use(work: Work) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SharesAtWork:
-    """Every share that lives at some moment of the chunk; begin is -1 for older ones."""
+    """Every share that lives at some moment of the chunk: first the older ones, begin -1.
 
+    `old` are the page slots of the older ones.
+    """
+
+    old: Slot
     event: Slot
     begin: Slot
     end: Slot
@@ -313,8 +364,7 @@ def shares_at_work(work: Work) -> SharesAtWork:
     column, chunk, length = work.tables.pages.column, work.chunk, len(work.chunk)
     live = work.tables.live()
     end_of = np.full(work.tables.pages.used, length)
-    old = work.ended[work.pairs.owner.take(work.ended) == OF_TABLE]
-    end_of[work.pairs.slot.take(old)] = work.pairs.pos.take(old)
+    end_of[work.pairs.slot.take(work.old)] = work.pairs.pos.take(work.old)
     begun = work.begun
 
     def both(name: str) -> NDArray[Any]:
@@ -322,7 +372,7 @@ def shares_at_work(work: Work) -> SharesAtWork:
         return np.concatenate([column[name][live], new.astype(column[name].dtype, copy=False)])
 
     return SharesAtWork(
-        np.concatenate([column["map_event"][live], begun + work.first]),
+        live, np.concatenate([column["map_event"][live], begun + work.first]),
         np.concatenate([np.full(len(live), -1), begun]),
         np.concatenate([end_of[live], work.end.take(begun)]),
         both("pfn"), both("mfn"), both("ref"), both("domid"), both("user"),
