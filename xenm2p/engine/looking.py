@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Resolutions
 from xenm2p.engine.sharing import Sharing
 from xenm2p.engine.tables import Slot, Tables
@@ -31,17 +32,17 @@ class Looks:
 def questions(work: Work) -> Looks | None:
     """What the chunk asks; None where direct I/O makes a kernel backend's share resolve."""
     chunk, pairs = work.chunk, work.pairs
-    asked = np.flatnonzero(chunk.kind == Kind.LOOKUP)
+    asked = np.flatnonzero(is_kind(chunk.kind, Kind.LOOKUP))
     parts = [(asked, chunk.mfn.take(asked), np.full(len(asked), INVALID, np.uint64))]
     if not pairs.clean:
         kind = chunk.kind.take(pairs.pos)
-        dio = np.flatnonzero((kind == Kind.DIO_READ) | (kind == Kind.DIO_WRITE))
+        dio = np.flatnonzero(is_kind(kind, Kind.DIO_READ) | is_kind(kind, Kind.DIO_WRITE))
         live = pairs.before.take(dio)
         if work.model.overrides and (live & ~work.owned("user", dio).astype(np.bool_)).any():
             return None
         mfn = np.where(live, work.owned("mfn", dio), np.uint64(INVALID))
         parts.append((pairs.pos.take(dio), mfn, np.where(live, work.pfns(dio), mfn)))
-        gup = np.flatnonzero(kind == Kind.GUP_FAST)
+        gup = np.flatnonzero(is_kind(kind, Kind.GUP_FAST))
         base = work.bases(gup)
         frame = np.where(base == np.uint64(INVALID), base, base & np.uint64(FRAME_MASK))
         mfn = np.where(pairs.before.take(gup), work.owned("mfn", gup), frame)
@@ -87,14 +88,14 @@ def look_up(work: Work, asks: Looks, shared: Sharing | None) -> Looks | None:
     kind = chunk.kind.take(asks.pos)
     shown = np.where(local, frontend, np.uint64(INVALID))
     hazard = marked & found & (answer != frontend)
-    hazard &= (kind == Kind.LOOKUP) | (
-        (kind == Kind.GUP_FAST) & (chunk.pfn.take(asks.pos) == frontend))
+    hazard &= is_kind(kind, Kind.LOOKUP) | (
+        is_kind(kind, Kind.GUP_FAST) & (chunk.pfn.take(asks.pos) == frontend))
     at = np.flatnonzero(hazard)
     work.facts.add(Fact.GUP_FAST_HAZARD, asks.pos[at], event=asks.pos[at] + work.first,
                    pfn=frontend[at], mfn=asks.mfn[at], old=answer[at], other=newest[at])
     if work.model.vma_pages:
         answer = np.where(asks.own != np.uint64(INVALID), asks.own, answer)
-    dio = (kind == Kind.DIO_READ) | (kind == Kind.DIO_WRITE)
+    dio = is_kind(kind, Kind.DIO_READ) | is_kind(kind, Kind.DIO_WRITE)
     unshared = dio & (asks.own == np.uint64(INVALID))
     answer[unshared] = INVALID
     asks.resolutions = Resolutions(

@@ -14,6 +14,7 @@ from xenm2p.engine.locking import collide, lock_rows, store_locks
 from xenm2p.engine.looking import Looks, look_up, questions
 from xenm2p.engine.observe import Observer
 from xenm2p.engine.owning import owners_of, written_frontends
+from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import (
     NO_EVENT,
     Counts,
@@ -48,8 +49,7 @@ def replay_plain(
     tables: Tables, observer: Observer, chunk: Events, first: int
 ) -> Segment | None:
     """Replay the events of `chunk`, numbered from `first`; None if not all is plain."""
-    # Not bincount: that casts all of them to int64 first.
-    kinds = [int(np.count_nonzero(chunk.kind == kind)) for kind in Kind]
+    kinds = _count_kinds(chunk)
     if any(count and kind not in _CARRIED_OUT for kind, count in enumerate(kinds)):
         return None
     if observer.watch.undecided:
@@ -112,6 +112,17 @@ def replay_plain(
     storing.store(work, shared)
     store_locks(work, collided)
     return segment
+
+
+def _count_kinds(chunk: Events) -> list[int]:
+    """How many events of each kind there are. (bincount casts them all to int64 first.)"""
+    kinds = [0] * len(Kind)
+    missing = len(chunk)
+    for kind in Kind:
+        if missing:  # most chunks have nothing but the first two kinds
+            kinds[kind] = int(np.count_nonzero(is_kind(chunk.kind, kind)))
+            missing -= kinds[kind]
+    return kinds
 
 
 def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:

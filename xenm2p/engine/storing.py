@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xenm2p.engine.pairing import Mask
+from xenm2p.engine.pairing import Mask, is_kind
 from xenm2p.engine.replay import NO_EVENT, Result
 from xenm2p.engine.sharing import Sharing
 from xenm2p.engine.tables import Slot
@@ -138,12 +138,12 @@ def _store_writes(work: Work) -> None:
     column = work.tables.pages.column
     tails = pairs.tails
     kind = chunk.kind.take(pairs.pos)
-    written = _last_in(kind == Kind.SET_P2M, pairs.heads, tails)
+    written = _last_in(is_kind(kind, Kind.SET_P2M), pairs.heads, tails)
     done = _last_in(pairs.result == Result.OK, pairs.heads, tails)
     fresh = written > done
     column["p2m"][pairs.slot.take(written[fresh])] = chunk.mfn.take(
         pairs.pos.take(written[fresh]))
-    failed = (kind == Kind.MAP) & (chunk.status.take(pairs.pos) != 0)
+    failed = is_kind(kind, Kind.MAP) & (chunk.status.take(pairs.pos) != 0)
     if failed.any() or (column["failed_map"].take(pairs.pages) >= 0).any():
         last_failed = _last_in(failed, pairs.heads, tails)
         last_act = _last_in((kind <= Kind.UNMAP) & ~failed, pairs.heads, tails)
@@ -155,7 +155,7 @@ def _store_writes(work: Work) -> None:
 
 def _store_owners(work: Work) -> None:
     """The last m2p entry written for each frame."""
-    rows = np.flatnonzero(work.chunk.kind == Kind.SET_M2P)
+    rows = np.flatnonzero(is_kind(work.chunk.kind, Kind.SET_M2P))
     if len(rows):
         mfn, last = np.unique(work.chunk.mfn.take(rows[::-1]), return_index=True)
         pfn = work.chunk.pfn.take(rows[::-1]).take(last)

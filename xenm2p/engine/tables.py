@@ -36,7 +36,7 @@ _PAGE_COLUMNS: dict[str, tuple[str, int]] = {
     # the live share; map_event is NO_EVENT where there is none
     "map_event": ("i8", NO_EVENT),
     "mfn": ("u8", INVALID),
-    "frame": ("i4", 0),
+    "frame": ("i8", 0),
     "domid": ("u2", NO_DOMID),
     "ref": ("u4", NO_REF),
     "handle": ("u4", NO_HANDLE),
@@ -54,11 +54,18 @@ _PAGE_COLUMNS: dict[str, tuple[str, int]] = {
     "unwritten_new": ("u8", 0),
     "unwritten_task": ("i4", -1),
     "unwritten_call": ("i8", -1),
+    # the lock that is held on the page
+    "lock_event": ("i8", NO_EVENT),
+    "lock_task": ("i4", -1),
+    "lock_time": ("i8", NO_TIME),
+    # the collision window that is open on the page's share, and the dio_read seen in it
+    "window_first": ("i8", NO_EVENT),
+    "window_dio": ("i8", NO_EVENT),
 }
 _FRAME_COLUMNS: dict[str, tuple[str, int]] = {
     "mfn": ("u8", INVALID),
     "m2p": ("u8", INVALID),
-    "page": ("i4", 0),  # the slot of the page that m2p names
+    "page": ("i8", 0),  # the slot of the page that m2p names
     "live": ("i4", 0),  # live shares of it
     "listed": ("i4", 0),  # of these, on the override list
 }

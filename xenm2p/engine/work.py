@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.engine.observe import Observer
-from xenm2p.engine.pairing import OF_TABLE, Mask, Pairs, differing_rows, is_constant
+from xenm2p.engine.pairing import OF_TABLE, Mask, Pairs, differing_rows, is_constant, is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.kernels import KernelModel
@@ -175,11 +175,11 @@ def begin(
 ) -> Work | None:
     """Set out the shares that begin and end in the chunk; None if a frame is invalid."""
     length, ended = len(chunk), None
-    maps = chunk.kind == Kind.MAP
+    maps = is_kind(chunk.kind, Kind.MAP)
     if pairs.clean:
         result = np.full(length, Result.OK, np.uint8)
         if rows is not None:
-            result = (chunk.kind <= Kind.UNMAP).view(np.uint8)
+            result = (chunk.kind <= int(Kind.UNMAP)).view(np.uint8)
         old = pairs.heads[pairs.live]
     else:
         result = np.zeros(length, np.uint8)
@@ -304,7 +304,7 @@ def _ill_formed(work: Work) -> None:
 def ended_in_use(work: Work) -> None:
     """XM402: end_grant events while shares of the grant are live."""
     chunk = work.chunk
-    queries = np.flatnonzero(chunk.kind == Kind.END_GRANT)
+    queries = np.flatnonzero(is_kind(chunk.kind, Kind.END_GRANT))
     queries = queries[chunk.ref.take(queries) != np.uint32(NO_REF)]
     if not len(queries):
         return
