@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from xenm2p.engine.locks import Lock, Window
 from xenm2p.engine.observe import Observer, Unwritten
 from xenm2p.engine.replay import NO_EVENT, Segment
-from xenm2p.engine.rules import Entries, Event, Machine, Page, Share, step
+from xenm2p.engine.rules import Entries, Event, Machine, Page, Share, resolve, step
 from xenm2p.engine.tables import Tables
 from xenm2p.kernels import KernelModel
 from xenm2p.trace import FOREIGN, INVALID, Events, Kind, is_foreign
@@ -98,8 +99,7 @@ def take_out(tables: Tables, model: KernelModel, observer: Observer) -> None:
     live = live[np.argsort(column["map_event"][live], kind="stable")]
     for values in zip(*(column[name][live].tolist() for name in names), strict=True):
         machine.begin_share(Share(*values))
-    for window in observer.watch.undecided:
-        window.share = machine.shares[window.share.pfn]
+    _take_out_locks(tables, observer)
     observer.last_handle = _sparse(tables, "last_handle")
     observer.failed_map = _sparse(tables, "failed_map")
     observer.anchored = _sparse(tables, "anchored")
@@ -115,6 +115,49 @@ def take_out(tables: Tables, model: KernelModel, observer: Observer) -> None:
             event, int(column["unwritten_old"][slot]), int(column["unwritten_new"][slot]))
 
 
+def _take_out_locks(tables: Tables, observer: Observer) -> None:
+    """The locks that are held and the windows that are open; those that only wait for a
+    verdict have stayed in the observer."""
+    column, used, watch = tables.pages.column, tables.pages.used, observer.watch
+    machine = observer.machine
+    held = np.flatnonzero(column["lock_event"][:used] != NO_EVENT)
+    names = ("lock_event", "pfn", "lock_task", "lock_time")
+    watch.held = {
+        lock.pfn: lock
+        for lock in (Lock(*row) for row in zip(
+            *(column[name][held].tolist() for name in names), strict=True))
+    }
+    for window in watch.undecided:
+        window.share = machine.shares[window.share.pfn]
+        window.lock = watch.held[window.lock.pfn]
+    watch.open = {}
+    opened = np.flatnonzero(column["window_first"][:used] != NO_EVENT)
+    for pfn, first, dio in zip(*(column[name][opened].tolist() for name in (
+            "pfn", "window_first", "window_dio")), strict=True):
+        share = machine.shares[pfn]
+        resolved = resolve(machine, share)
+        assert resolved is not None
+        window = Window(share, watch.held[resolved], first, dio_event=dio)
+        watch.open[pfn] = window
+        watch.undecided.append(window)
+
+
+def _put_back_locks(tables: Tables, observer: Observer, slots: dict[int, int]) -> None:
+    column, used, watch = tables.pages.column, tables.pages.used, observer.watch
+    for name in ("lock_event", "window_first", "window_dio"):
+        column[name][:used] = NO_EVENT
+    for lock in watch.held.values():
+        slot = slots[lock.pfn]
+        column["lock_event"][slot] = lock.event
+        column["lock_task"][slot] = lock.task
+        column["lock_time"][slot] = lock.time
+    for pfn, window in watch.open.items():
+        column["window_first"][slots[pfn]] = window.first_event
+        column["window_dio"][slots[pfn]] = window.dio_event
+    opened = set(map(id, watch.open.values()))
+    watch.undecided = [window for window in watch.undecided if id(window) not in opened]
+
+
 def _sparse(tables: Tables, name: str) -> dict[int, int]:
     column = tables.pages.column
     absent = tables.pages.specs[name][1]
@@ -126,7 +169,7 @@ def put_back(tables: Tables, observer: Observer) -> None:
     """Write what the machine and the observer hold into the tables."""
     machine = observer.machine
     written = np.array([*machine.p2m, *machine.pages, *machine.shares, *observer.anchored,
-                        *observer.last_handle, *observer.failed_map,
+                        *observer.last_handle, *observer.failed_map, *observer.watch.held,
                         *_frontends(tables, machine)], np.uint64)
     written = np.unique(written[written != np.uint64(INVALID)])
     slots = dict(zip(written.tolist(), tables.page_slots(written).tolist(), strict=True))
@@ -163,6 +206,7 @@ def put_back(tables: Tables, observer: Observer) -> None:
         column["unwritten_new"][slot] = change.new
         column["unwritten_task"][slot] = change.event.task
         column["unwritten_call"][slot] = change.event.call
+    _put_back_locks(tables, observer, slots)
     _judge_pages(tables, machine, slots)
 
 
@@ -170,7 +214,7 @@ def _frontends(tables: Tables, machine: Machine) -> list[int]:
     """The pages that m2p names, or named before, for the frames that the machine knows."""
     mfns = np.array([mfn for mfn in machine.m2p if mfn != INVALID], np.uint64)
     pages: list[int] = tables.frames.column["m2p"][tables.frame_slots(mfns)].tolist()
-    return pages + [*machine.m2p.values()]
+    return [*pages, *machine.m2p.values()]
 
 
 def _put_back_frames(tables: Tables, machine: Machine) -> None:
