@@ -229,7 +229,7 @@ def _counts(
             pairs.result == Result.OK)))
         foreign_set, foreign_cleared = maps - replaced, unmaps
     sets = len(shared.set_pos) if shared else 0
-    clears = len(shared.cleared_pos) if shared else 0
+    clears = shared.clears() if shared else 0
     status = work.chunk.status
     failed = 0
     if not pairs.clean and status.any():
@@ -271,7 +271,7 @@ def _transitions(work: Work, shared: Sharing | None) -> Transitions:
     if shared is not None:
         column = work.tables.frames.column
         for pos, frame, marked in ((shared.set_pos, shared.set_frame, True),
-                                   (shared.cleared_pos, shared.cleared_frame, False)):
+                                   (*shared.all_cleared(), False)):
             mfn = column["mfn"].take(frame)
             page = work.tables.pages.column["pfn"].take(work.frontends(frame, pos))
             old, new = (mfn, mfn | bit) if marked else (mfn | bit, mfn)

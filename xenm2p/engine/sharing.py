@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from xenm2p.engine.pairing import head_rows, sort_with_position
 from xenm2p.engine.replay import NO_EVENT
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.kernels import KernelModel
@@ -68,7 +69,8 @@ class Overrides:
 class Sharing:
     """What the overrides of a chunk did; positions are in the chunk.
 
-    set_pos, cleared_pos with their frames: frontend entries marked and un-marked.
+    set_pos, set_frame: frontend entries marked. Un-marked are those of set_frame at
+    set_end, unless that is `length` or later, and cleared_frame at cleared_pos.
     alias_pos: maps after which the frame resolves to its frontend page. multi_pos: maps
     that made two of one, with multi_other, the other's map event. entry_frame,
     entry_marked: frames whose frontend entry is to be written so after the chunk.
@@ -76,38 +78,36 @@ class Sharing:
     is local, and the page slot of the frontend.
     """
 
-    set_pos: Slot
-    set_frame: Slot
-    cleared_pos: Slot
-    cleared_frame: Slot
-    alias_pos: Slot
-    alias_frame: Slot
-    multi_pos: Slot
-    multi_other: Slot
-    entry_frame: Slot
-    entry_marked: Mask
+    length: int
+    set_pos: Slot = field(default_factory=_none)
+    set_frame: Slot = field(default_factory=_none)
+    set_end: Slot = field(default_factory=_none)
+    cleared_pos: Slot = field(default_factory=_none)
+    cleared_frame: Slot = field(default_factory=_none)
+    alias_pos: Slot = field(default_factory=_none)
+    alias_frame: Slot = field(default_factory=_none)
+    multi_pos: Slot = field(default_factory=_none)
+    multi_other: Slot = field(default_factory=_none)
+    entry_frame: Slot = field(default_factory=_none)
+    entry_marked: Mask = field(default_factory=_no)
     query_live: Slot = field(default_factory=_none)
     query_newest: Slot = field(default_factory=_none)
     query_local: Mask = field(default_factory=_no)
 
+    def clears(self) -> int:
+        """How many frontend entries were un-marked."""
+        return int(np.count_nonzero(self.set_end < self.length)) + len(self.cleared_pos)
 
-def sort_by_frame(frame: Slot, pos: Slot, used: int, length: int) -> tuple[Slot, Slot]:
-    """(frame, pos) pairs ordered by both."""
-    if used <= 1 << 16 and length <= 1 << 16:
-        key = (frame.astype(np.uint32) << np.uint32(16)) | pos.astype(np.uint32)
-        key.sort()
-        return (key >> np.uint32(16)).astype(np.int64), (key & np.uint32(0xFFFF)).astype(np.int64)
-    wide = (frame << 17) | pos
-    wide.sort()
-    return wide >> 17, wide & 0x1FFFF
+    def all_cleared(self) -> tuple[Slot, Slot]:
+        """Positions and frames of all un-marked frontend entries, in no order."""
+        ended = np.flatnonzero(self.set_end < self.length)
+        return (np.concatenate([self.set_end.take(ended), self.cleared_pos]),
+                np.concatenate([self.set_frame.take(ended), self.cleared_frame]))
 
 
 def heads_of(values: Slot) -> Slot:
     """The first row of each run of equal `values`."""
-    head = np.empty(len(values), np.bool_)
-    head[:1] = True
-    np.not_equal(values[1:], values[:-1], out=head[1:])
-    return np.flatnonzero(head)
+    return np.flatnonzero(head_rows(values))
 
 
 def share(
@@ -117,63 +117,74 @@ def share(
 
     None where a frame's frontend entry is not what its overrides explain.
     """
-    frame, pos = sort_by_frame(overrides.frame, overrides.pos, tables.frames.used, length)
+    by_frame = sort_with_position(overrides.frame, overrides.pos)
+    assert by_frame is not None, "slots fit into 47 bits"
+    pos, frame = by_frame.pos, by_frame.values()
     end = overrides.end.take(pos)
-    heads = heads_of(frame)
-    distinct = frame.take(heads)
-    followed = _followed(tables, overrides, frame, pos, end, heads)
-    local = _local(tables, model, distinct)
+    is_head = head_rows(by_frame.above)
+    distinct, first_pos = _kept(is_head, frame, pos)
+    overlaps = end[:-1] > pos[1:]
+    overlaps &= ~is_head[1:]
+    listed = tables.frames.column["listed"].take(distinct)
+    followed = _followed(tables, overrides, frame[1:][overlaps], distinct, first_pos, listed)
+    local = _local(tables, model, distinct, listed)
     old_local = _local(tables, model, overrides.old_frame)
     query_local = _local(tables, model, overrides.query_frame)
     if local is None or old_local is None or query_local is None:
         return None
-    counts = np.diff(heads, append=len(frame))
-    row_local = np.repeat(local, counts) if len(local) and not local.all() else (
-        np.full(len(frame), bool(len(local))))
-    old_rest = overrides.old_end, overrides.old_frame, old_local
+    if len(distinct) < len(frame) and not local.all():
+        heads = np.flatnonzero(is_head)
+        local = np.repeat(local, np.diff(heads, append=len(frame)))
+    elif len(distinct) < len(frame):
+        local = np.ones(len(frame), np.bool_)
+    old_end, old_frame = overrides.old_end, overrides.old_frame
     if len(followed):
         is_followed = np.zeros(tables.frames.used, np.bool_)
         is_followed[followed] = True
-        rest = ~is_followed.take(frame)
-        old_keep = ~is_followed.take(overrides.old_frame)
-        old_rest = tuple(part[old_keep] for part in old_rest)  # type: ignore[assignment]
-        frame, pos, end, row_local = frame[rest], pos[rest], end[rest], row_local[rest]
-    frame, pos, end = frame[row_local], pos[row_local], end[row_local]
-    old_end, old_frame, old_is_local = old_rest
-    old_end, old_frame = old_end[old_is_local], old_frame[old_is_local]
-    ended = np.flatnonzero(end < length)
-    live = np.flatnonzero(end >= length)
-    none, marks = _none(), model.marks_frontend
-    made = Sharing(
-        set_pos=pos if marks else none,
-        set_frame=frame if marks else none,
-        cleared_pos=np.concatenate([end.take(ended), old_end]) if marks else none,
-        cleared_frame=np.concatenate([frame.take(ended), old_frame]) if marks else none,
-        alias_pos=none if marks else pos, alias_frame=none if marks else frame,
-        multi_pos=none, multi_other=none,
-        entry_frame=np.concatenate([old_frame, frame.take(live)]) if marks else none,
-        entry_marked=np.repeat([False, True], [len(old_frame), len(live)]) if marks else (
-            np.zeros(0, np.bool_)),
-        query_local=query_local,
-    )
+        local &= ~is_followed.take(frame)
+        old_local &= ~is_followed.take(old_frame)
+    frame, pos, end = _kept(local, frame, pos, end)
+    made = Sharing(length, query_local=query_local)
+    if model.marks_frontend:
+        made.set_pos, made.set_frame, made.set_end = pos, frame, end
+        made.cleared_pos, made.cleared_frame = _kept(old_local, old_end, old_frame)
+        live = np.flatnonzero(end >= length)
+        made.entry_frame = np.concatenate([made.cleared_frame, frame.take(live)])
+        made.entry_marked = np.repeat([False, True], [len(made.cleared_frame), len(live)])
+    else:
+        made.alias_pos, made.alias_frame = pos, frame
     if len(followed) and not _follow(tables, model, overrides, made, is_followed, first):
         return None
     return made
 
 
-def _local(tables: Tables, model: KernelModel, frames: Slot) -> Mask | None:
+def _kept(where: Mask, *columns: Slot) -> tuple[Slot, ...]:
+    """The rows of `columns` that are in `where`: mostly all, and then nothing is copied."""
+    if where.all():
+        return columns
+    return tuple(column.compress(where) for column in columns)
+
+
+def _local(
+    tables: Tables, model: KernelModel, frames: Slot, listed: Slot | None = None
+) -> Mask | None:
     """Which frames have a local frontend page; None where its entry is not as it should be.
 
     Local means p2m[m2p[mfn]] is mfn, or F(mfn) while an override is live and marks it.
+    `listed` are the live overrides of each frame, found here if None.
     """
+    if not len(frames):
+        return _no()
     column = tables.frames.column
     entry = tables.pages.column["p2m"].take(column["page"].take(frames))
     mfn = column["mfn"].take(frames)
     plain = entry == mfn
-    marked = entry == (mfn | np.uint64(FOREIGN))
-    expected = column["listed"].take(frames) > 0
-    if not model.marks_frontend:
-        expected[:] = False
+    mfn |= np.uint64(FOREIGN)
+    marked = entry == mfn
+    if model.marks_frontend:
+        expected = (column["listed"].take(frames) if listed is None else listed) > 0
+    else:
+        expected = np.zeros(len(frames), np.bool_)
     if (marked & ~expected).any() or (plain & expected).any():
         return None
     local: Mask = plain | marked
@@ -187,25 +198,27 @@ def frontends_are_plain(tables: Tables, model: KernelModel, frames: Slot) -> boo
 
 
 def _followed(
-    tables: Tables, overrides: Overrides, frame: Slot, pos: Slot, end: Slot, heads: Slot
+    tables: Tables, overrides: Overrides, overlapping: Slot, distinct: Slot, first_pos: Slot,
+    live: Slot,
 ) -> Slot:
-    """The frames that need following: two live overrides at once, or looked up."""
-    overlaps = end[:-1] > pos[1:]
-    overlaps &= frame[1:] == frame[:-1]
-    found = [frame[1:][overlaps], overrides.query_frame, overrides.writes.frame]
+    """The frames that need following: two live overrides at once, or looked up.
+
+    distinct (f,) frames get overrides in the chunk, at `first_pos` the first, when `live`
+    ones were there before it.
+    """
+    found = [overlapping, overrides.query_frame, overrides.writes.frame]
     listed = tables.frames.column["listed"]
     old_frames, ended = np.unique(overrides.old_frame, return_counts=True)
     found.append(old_frames[listed.take(old_frames) > 1])
-    distinct = frame.take(heads)
-    busy = np.flatnonzero(listed.take(distinct) > 0)
+    busy = np.flatnonzero(live > 0)
     if len(busy):
         latest = np.zeros(len(old_frames) + 1, np.int64)
         np.maximum.at(latest, np.searchsorted(old_frames, overrides.old_frame),
                       overrides.old_end)
         at = np.minimum(np.searchsorted(old_frames, distinct[busy]), max(len(old_frames) - 1, 0))
         known = old_frames[at] == distinct[busy] if len(old_frames) else np.zeros(len(busy), bool)
-        gone = known & (ended[at] == listed.take(distinct[busy])) if len(old_frames) else known
-        found.append(distinct[busy[~(gone & (latest[at] < pos.take(heads[busy])))]])
+        gone = known & (ended[at] == live[busy]) if len(old_frames) else known
+        found.append(distinct[busy[~(gone & (latest[at] < first_pos[busy]))]])
     followed = np.concatenate(found)
     return np.unique(followed[followed > 0]) if len(followed) else followed
 
@@ -281,6 +294,8 @@ def _follow(
         sets = added & (count == 1) & row_local
         clears = removed & (count == 0) & row_local
         made.set_pos = np.concatenate([made.set_pos, row_pos[sets]])
+        made.set_end = np.concatenate([
+            made.set_end, np.full(len(made.set_pos) - len(made.set_end), length)])
         made.set_frame = np.concatenate([made.set_frame, row_frame[sets]])
         made.cleared_pos = np.concatenate([made.cleared_pos, row_pos[clears]])
         made.cleared_frame = np.concatenate([made.cleared_frame, row_frame[clears]])

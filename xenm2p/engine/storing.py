@@ -164,8 +164,9 @@ def _store_owners(work: Work) -> None:
 
 def _store_left_behind(work: Work, shared: Sharing) -> None:
     """Un-marked entries of pages that m2p no longer names when the chunk is over."""
-    page = work.frontends(shared.cleared_frame, shared.cleared_pos)
-    mfn = work.tables.frames.column["mfn"].take(shared.cleared_frame)
+    pos, frame = shared.all_cleared()
+    page = work.frontends(frame, pos)
+    mfn = work.tables.frames.column["mfn"].take(frame)
     work.tables.pages.column["p2m"][page] = mfn
 
 
