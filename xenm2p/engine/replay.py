@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -91,7 +92,9 @@ class Table:
     @classmethod
     def of(cls, rows: list[tuple[Any, ...]]) -> Self:
         """A table from row tuples in the order of the fields."""
-        columns = list(zip(*rows, strict=True)) if rows else [()] * len(cls.dtypes)
+        if not rows:
+            return _empty(cls)  # type: ignore[arg-type,return-value]
+        columns = list(zip(*rows, strict=True))
         return cls(*(np.array(column, dtype=dtype)
                      for column, dtype in zip(columns, cls.dtypes.values(), strict=True)))
 
@@ -102,6 +105,12 @@ class Table:
             return cls.of([])
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts])
                      for f in fields(cls)))
+
+
+@cache
+def _empty(table: type[Table]) -> Table:
+    """The table without rows; most segments have several."""
+    return table(*(np.zeros(0, dtype) for dtype in table.dtypes.values()))
 
 
 @dataclass(frozen=True, slots=True)
