@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xenm2p.engine.pairing import Mask
+from xenm2p.engine.pairing import Mask, is_kind
 from xenm2p.engine.replay import NO_EVENT, NO_TIME, Collisions, Fact, Locks, Verdict
 from xenm2p.engine.sharing import Sharing
 from xenm2p.engine.tables import Slot
@@ -54,15 +54,19 @@ class Collided:
 def locks_held(work: Work) -> Held:
     """The locks that were held at some moment of the chunk."""
     chunk, tables, length = work.chunk, work.tables, len(work.chunk)
-    pos = np.flatnonzero((chunk.kind == Kind.LOCK_PAGE) | (chunk.kind == Kind.UNLOCK_PAGE))
+    pos = np.flatnonzero(
+        is_kind(chunk.kind, Kind.LOCK_PAGE) | is_kind(chunk.kind, Kind.UNLOCK_PAGE))
     slot = tables.page_slots(chunk.pfn.take(pos))
     column = tables.pages.column
     before = np.flatnonzero(column["lock_event"][: tables.pages.used] != NO_EVENT)
+    if not len(pos) and not len(before):
+        none = np.zeros(0, np.int64)
+        return Held(none, none, none, none, none, none, np.zeros(0, np.bool_))
     # A row a lock or unlock event, and one at -1 for each lock from before the chunk.
     row_slot = np.concatenate([before, slot])
     row_pos = np.concatenate([np.full(len(before), -1), pos])
     takes = np.concatenate([np.ones(len(before), np.bool_),
-                            chunk.kind.take(pos) == Kind.LOCK_PAGE])
+                            is_kind(chunk.kind.take(pos), Kind.LOCK_PAGE)])
     event = np.concatenate([column["lock_event"][before], pos + work.first])
     task = np.concatenate([column["lock_task"][before], chunk.task.take(pos)])
     time = np.concatenate([column["lock_time"][before], chunk.time.take(pos)])
@@ -87,10 +91,10 @@ def collide(work: Work, shared: Sharing | None) -> Collided | None:
     held = locks_held(work)
     none = np.zeros(0, np.int64)
     nothing = Collided(held, Collisions.of([]), none, none, none)
-    opened = np.flatnonzero(column["window_first"][: tables.pages.used] != NO_EVENT)
     if shared is None or not len(held.slot):
-        return nothing
-    if work.model.marks_frontend and len(opened):
+        return nothing  # nor is a window open, without a lock
+    opened = np.flatnonzero(column["window_first"][: tables.pages.used] != NO_EVENT)
+    if shared.is_hot or (work.model.marks_frontend and len(opened)):
         return None
     shares = shares_at_work(work)
     is_locked = np.zeros(tables.pages.used, np.bool_)

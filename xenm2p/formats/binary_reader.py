@@ -311,7 +311,10 @@ class BinaryReader:
         for name, least, most in (("kind", 0, len(KIND_BY_CODE) - 1), ("user", 0, 1),
                                   ("task", COLUMNS["task"].absent, tasks - 1)):
             column = columns.get(name)
-            if column is not None and rows and (column.max() > most or column.min() < least):
+            if column is None or not rows:
+                continue
+            seen = column[:1] if column.strides == (0,) else column  # a constant is seen in one
+            if seen.max() > most or seen.min() < least:
                 row = int(((column < least) | (column > most)).argmax())
                 raise Damage(f"event {int(numbers[row])}: {name} is {int(column[row])}, "
                              f"not one of {least} to {most}")
