@@ -21,6 +21,7 @@ from xenm2p.formats.binary_layout import (
     SECTION,
     SECTION_SIZE,
     RecordType,
+    sums_crc32,
 )
 from xenm2p.formats.binary_reader import Record
 from xenm2p.trace import COLUMNS, Trace, same_trace
@@ -314,7 +315,7 @@ def test_a_compressed_column_of_another_size_is_refused(bomb: bytes) -> None:
     def change(head: bytearray) -> None:
         with_section("pfn", 0, 2)(head)
         with_section("pfn", 4, len(bomb))(head)
-        with_section("pfn", 5, zlib.crc32(bomb))(head)
+        with_section("pfn", 5, sums_crc32(bomb))(head)
     lie = bytearray(relabelled(data, 0, change))
     lie[offset + where:offset + where + len(bomb)] = bomb
     assert "zlib stream is not one of 32768 bytes" in str(outcome(bytes(lie)))
@@ -374,3 +375,16 @@ def test_a_damaged_index_costs_only_the_index(tmp_path: Path) -> None:
     report = scan_binary(path, "t")
     assert not report.complete and report.lost_events == 0
     assert "the last bytes do not say where it begins" in report.sentences()[1]
+
+
+def test_the_sums_of_a_column_are_added_as_the_man_page_says() -> None:
+    stored = bytes(range(256)) * 40 + b"odd"
+    words = struct.unpack(f"<{len(stored) // 8 + 1}Q", stored + bytes(-len(stored) % 8))
+    sums = [sum(words[i::509]) % 2**64 for i in range(509)]
+    assert sums_crc32(stored) == zlib.crc32(struct.pack("<509Q", *sums))
+
+
+def test_disk_blocks_that_changed_places_change_the_sums() -> None:
+    one, other = bytes([1]) * 4096, bytes([2]) * 4096
+    assert sums_crc32(one + other) != sums_crc32(other + one)
+    assert sums_crc32(one * 3 + other) != sums_crc32(other + one * 3)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xenm2p.errors import UsageError, unknown
-from xenm2p.formats.binary_layout import Damage, Encoding, Filter, Section, crc32
+from xenm2p.formats.binary_layout import Damage, Encoding, Filter, Section, sums_crc32
 from xenm2p.trace import Column
 
 CODECS: dict[str, Encoding] = {"zlib": Encoding.ZLIB, "zstd": Encoding.ZSTD}
@@ -77,7 +77,7 @@ def decode_column(section: Section, dtype: np.dtype[Any], rows: int,
                   record: memoryview) -> Column:
     """A column of `rows` values, read-only; a view on `record` where it is stored plain.
 
-    `record` is the whole record. The bytes' CRC-32 is compared first. Raises Damage.
+    `record` is the whole record. The CRC-32 of its sums is compared first. Raises Damage.
     """
     size = rows * dtype.itemsize
     if section.encoding == Encoding.CONSTANT:
@@ -89,7 +89,7 @@ def decode_column(section: Section, dtype: np.dtype[Any], rows: int,
     is_plain = section.encoding == Encoding.PLAIN
     if is_plain != (section.stored == size) or section.stored > size:
         raise Damage(f"it has {section.stored} bytes stored for {rows} rows")
-    if crc32(stored) != section.crc:
+    if sums_crc32(stored) != section.crc:
         raise Damage("CRC-32 differs")
     if is_plain:
         return np.frombuffer(stored, dtype=dtype)

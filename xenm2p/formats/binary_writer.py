@@ -29,6 +29,7 @@ from xenm2p.formats.binary_layout import (
     pack_file_header,
     pack_record_head,
     padded,
+    sums_crc32,
     to_json,
 )
 from xenm2p.formats.checkpoint import Condenser
@@ -171,7 +172,7 @@ class BinaryWriter:
                 sections.append(Section(kind, filter, number, value, 0, 0))
                 continue
             stored = len(data)
-            sections.append(Section(kind, filter, number, at, stored, crc32(data)))
+            sections.append(Section(kind, filter, number, at, stored, sums_crc32(data)))
             body += [data, bytes(padded(stored) - stored)]
             at += padded(stored)
         if tail:
