@@ -47,11 +47,20 @@ def questions(work: Work) -> Looks | None:
         frame = np.where(base == np.uint64(INVALID), base, base & np.uint64(FRAME_MASK))
         mfn = np.where(pairs.before.take(gup), work.owned("mfn", gup), frame)
         parts.append((pairs.pos.take(gup), mfn, np.full(len(gup), INVALID, np.uint64)))
+    if any((part[1] == np.uint64(INVALID)).any() for part in parts) and _lists_invalid(work):
+        return None
     pos, mfn, own = (np.concatenate([part[i] for part in parts]) for i in range(3))
     if len(parts) > 1:
         order = np.argsort(pos)
         pos, mfn, own = pos[order], mfn[order], own[order]
     return Looks(pos, work.tables.frame_slots(mfn), mfn, own, Resolutions.of([]))
+
+
+def _lists_invalid(work: Work) -> bool:
+    """Whether the override search may find a page for the invalid frame."""
+    column, used = work.tables.pages.column, work.tables.pages.used
+    listed = column["bucket"][:used] >= 0
+    return bool((listed & (column["private_mfn"][:used] == np.uint64(INVALID))).any())
 
 
 def look_up(work: Work, asks: Looks, shared: Sharing | None) -> Looks | None:
@@ -68,7 +77,7 @@ def look_up(work: Work, asks: Looks, shared: Sharing | None) -> Looks | None:
         local = shared.query_local
         if len(shared.query_live):
             newest = shared.query_newest
-            marked = local & work.model.marks_frontend & (shared.query_live > 0)
+            marked = shared.query_marked
     else:
         entry = pages["p2m"].take(frames["page"].take(asks.frame))
         marked = (entry == (asks.mfn | np.uint64(FOREIGN))) & (asks.frame > 0)

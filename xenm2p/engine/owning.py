@@ -1,7 +1,7 @@
 """Frontend pages that change while their frames are in use: m2p changes, pages written.
 
-While no override of a frame is live, what its frontend entry becomes is what the page's
-own events make of it; `sharing` refuses the chunk where one is.
+What a page's own events make of its entry does not hang on the mark, since map saves the
+entry without it: `sharing` puts the two together.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from xenm2p.engine.looking import Looks
-from xenm2p.engine.replay import Result
-from xenm2p.engine.sharing import Mask, Writes
+from xenm2p.engine.replay import NO_EVENT, Fact, Result
+from xenm2p.engine.sharing import Mask, Sharing, Writes
 from xenm2p.engine.tables import Slot
-from xenm2p.engine.work import Owners, Work
+from xenm2p.engine.work import Owners, Work, shares_at_work
 from xenm2p.trace import FOREIGN, INVALID, U64, Kind
 
 
@@ -61,17 +61,26 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
         frame, page, begin = frame[order], page[order], begin[order]
         end = np.append(np.where(frame[1:] == frame[:-1], begin[1:], length), length)
         entry, mfn = _entries_at(work, to, at), tables.frames.column["mfn"].take(moved)
-        plain = entry == mfn
-        if (entry == (mfn | np.uint64(FOREIGN))).any():
+        plain, marked = entry == mfn, entry == (mfn | np.uint64(FOREIGN))
+        if (marked & ~_is_left(work, to)).any():
             return None  # a frame mapped at its own frontend page
-        changes = Writes(at, moved, plain, np.ones(len(at), np.bool_))
+        every = np.ones(len(at), np.bool_)
+        changes = Writes(at, moved, to, plain, every, every, marked)
     writes = _acts_on(work, touched, frame, page, begin, end)
     if writes is None or (not len(writes.pos) and not len(changes.pos)):
         return writes
     if not work.model.overrides:
         return None
     return Writes(*(np.concatenate([getattr(writes, name), getattr(changes, name)])
-                    for name in ("pos", "frame", "plain", "takes")))
+                    for name in (
+                        "pos", "frame", "page", "plain", "takes", "moves", "marked")))
+
+
+def _is_left(work: Work, page: Slot) -> Mask:
+    """Which pages are FOREIGN without a share: marks that m2p left before the chunk."""
+    column = work.tables.pages.column
+    left: Mask = column["odd"].take(page) & (column["map_event"].take(page) == NO_EVENT)
+    return left
 
 
 def _acting(work: Work) -> Slot:
@@ -140,4 +149,57 @@ def _acts_on(
     mfn = tables.frames.column["mfn"].take(of)
     if (wrote & (entry == (mfn | np.uint64(FOREIGN)))).any():
         return None
-    return Writes(pairs.pos.take(row), of, entry == mfn, wrote)
+    no = np.zeros(len(row), np.bool_)
+    return Writes(pairs.pos.take(row), of, page.take(which), entry == mfn, wrote, no, no)
+
+
+def left_alone(work: Work, left: list[tuple[int, int, int]]) -> bool:
+    """Whether nothing happens in the chunk to the pages that m2p has left marked."""
+    rows = _acting(work)
+    slot, pos = work.pairs.slots_of(rows), work.pairs.pos.take(rows)
+    return not any(((slot == page) & (pos > at)).any() for page, _, at in left)
+
+
+def hot_facts(work: Work, shared: Sharing) -> None:
+    """XM202, and XM203 of shares that live on when their frontend entry loses its mark."""
+    chunk = work.chunk
+    written = chunk.kind.take(shared.over_pos) == Kind.SET_P2M
+    written &= shared.over_newest != NO_EVENT
+    pos, newest = shared.over_pos[written], shared.over_newest[written]
+    frame = work.tables.frame_slots(_marked_frames(work, pos))
+    mfn = work.tables.frames.column["mfn"].take(frame)
+    work.facts.add(
+        Fact.EARLY_CLEAR, pos, event=pos + work.first, pfn=chunk.pfn.take(pos), mfn=mfn,
+        old=mfn | np.uint64(FOREIGN), new=chunk.mfn.take(pos), other=newest)
+    if not len(shared.bare_pos):
+        return
+    shares, column = shares_at_work(work), work.tables.pages.column
+    frames = work.tables.frame_slots(shares.mfn)
+    old = len(shares.old)
+    seen = np.concatenate([column["aliased"][shares.old],
+                           np.isin(work.begun, shared.alias_pos)])
+    resolves = np.concatenate([column["resolvable"][shares.old], shares.user[old:]])
+    found, at = [], []
+    for pos_, frame_ in sorted(zip(shared.bare_pos.tolist(), shared.bare_frame.tolist(),
+                                   strict=True)):
+        fresh = (frames == frame_) & resolves & ~seen
+        fresh &= (shares.begin < pos_) & (shares.end > pos_)
+        members = np.flatnonzero(fresh)
+        seen[members] = True
+        found.append(members)
+        at.append(np.full(len(members), pos_))
+    share, decided = np.concatenate(found), np.concatenate(at)
+    page = work.frontends(frames[share], decided + 1)  # the m2p change itself counts
+    work.facts.add(
+        Fact.LOCAL_ALIAS, decided, event=decided + work.first, pfn=column["pfn"].take(page),
+        mfn=shares.mfn[share], old=shares.pfn[share], other=shares.event[share])
+    shared.bared_pos = shares.begin[share[share >= old]]
+    shared.bared_page = shares.old[share[share < old]]
+
+
+def _marked_frames(work: Work, pos: Slot) -> U64:
+    """The frames whose mark the set_p2m events at `pos` overwrite: what the pages hold."""
+    rows = np.flatnonzero(work.chunk.kind.take(work.pairs.pos) == Kind.SET_P2M)
+    order = np.argsort(work.pairs.pos.take(rows))
+    rows = rows[order]
+    return work.bases(rows[np.searchsorted(work.pairs.pos.take(rows), pos)])

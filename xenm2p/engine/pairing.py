@@ -219,8 +219,6 @@ def _check_users(
         return pairs
     if not len(differing_rows(tables, chunk, pairs, "user")):
         return pairs
-    if model.overrides_need_user:
-        return None
     return _settle(tables, model, chunk, pairs, chunk.kind.take(pairs.pos), failed)
 
 
@@ -297,9 +295,11 @@ def _settle(
         pairs.before = before
         pairs.owner = last_before(maps, starts)
         skipped = np.zeros(count, np.bool_)
-        if model.derefs_kmap_op:
+        if model.derefs_kmap_op or model.overrides_need_user:
             skipped = pairs.is_unmap & ~aborted & before & (
                 user != owner_users(tables, chunk, pairs))
+        if model.overrides_need_user:  # list_del of a page that was mapped without
+            skipped &= user
         fails = pairs.is_unmap & ~before & ~aborted
         if ends_call:
             aborted, pairs.failed_calls = _aborted(pairs, call, fails, failed)
@@ -312,7 +312,7 @@ def _settle(
     again = pairs.is_map & before
     if model.overrides_need_user:
         of_map = owner_users(tables, chunk, pairs)
-        differs = pairs.is_unmap & before & ~aborted & (user != of_map)
+        differs = pairs.is_unmap & before & ~aborted & ~user & of_map
         if (differs | (again & ~(user & of_map))).any():
             return None  # a page stays listed without a share, or loses one while listed
     result = np.zeros(count, np.uint8)
@@ -320,7 +320,7 @@ def _settle(
     if model.overrides:
         result[again] = Result.SKIP_LIST
     result[fails] = Result.EINVAL
-    result[skipped] = Result.SKIP_KMAP
+    result[skipped] = Result.SKIP_KMAP if model.derefs_kmap_op else Result.SKIP_LIST
     result[aborted] = Result.ABORTED
     pairs.result = result
     return _with_bases(model, chunk, pairs, is_set, group, starts)

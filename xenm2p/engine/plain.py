@@ -13,7 +13,7 @@ from xenm2p.engine import pairing, storing
 from xenm2p.engine.locking import collide, lock_rows, store_locks
 from xenm2p.engine.looking import Looks, look_up, questions
 from xenm2p.engine.observe import Observer
-from xenm2p.engine.owning import owners_of, written_frontends
+from xenm2p.engine.owning import hot_facts, left_alone, owners_of, written_frontends
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import (
     NO_EVENT,
@@ -29,10 +29,10 @@ from xenm2p.engine.replay import (
     Warn,
 )
 from xenm2p.engine.sharing import Overrides, Sharing, Writes, frontends_are_plain, share
-from xenm2p.engine.tables import Tables
+from xenm2p.engine.tables import Slot, Tables
 from xenm2p.engine.work import Work, begin, ended_in_use, page_facts
 from xenm2p.engine.writing import Written, compare_writes, store_writes
-from xenm2p.trace import FOREIGN, INVALID, Events, Kind
+from xenm2p.trace import FOREIGN, INVALID, U64, Events, Kind
 
 # What can be carried out here, and of it what concerns a page.
 _CARRIED_OUT = frozenset({
@@ -77,8 +77,11 @@ def replay_plain(
         return None
     if work.model.overrides:
         shared = _share(work, asks, writes)
-        if shared is None:
+        if shared is None or not left_alone(work, shared.left):
             return None
+        if len(shared.over_pos):
+            work.was_marked = np.zeros(len(chunk), np.bool_)
+            work.was_marked[shared.over_pos] = True
     elif not _nothing_stuck(work):
         return None
     looks = look_up(work, asks, shared)
@@ -195,6 +198,8 @@ def _frame_facts(work: Work, shared: Sharing | None) -> None:
             pfn=work.tables.pages.column["pfn"].take(page), old=chunk.pfn.take(pos),
             other=pos + work.first)
     pos = shared.multi_pos
+    if shared.is_hot:
+        hot_facts(work, shared)
     work.facts.add(Fact.MULTI_ALIAS, pos, event=pos + work.first, pfn=chunk.pfn.take(pos),
                    mfn=chunk.mfn.take(pos), other=shared.multi_other)
 
@@ -230,6 +235,10 @@ def _counts(
         foreign_set, foreign_cleared = maps - replaced, unmaps
     sets = len(shared.set_pos) if shared else 0
     clears = shared.clears() if shared else 0
+    if work.was_marked is not None:
+        over = work.chunk.kind[work.was_marked]  # F to F is no turn, F to a frame is one
+        foreign_set -= int(np.count_nonzero(over == Kind.MAP))
+        foreign_cleared += int(np.count_nonzero(over == Kind.SET_P2M))
     status = work.chunk.status
     failed = 0
     if not pairs.clean and status.any():
@@ -251,7 +260,7 @@ def _transitions(work: Work, shared: Sharing | None) -> Transitions:
     mapped = np.flatnonzero(pairs.is_map & (pairs.result == Result.OK))
     unmapped = np.flatnonzero(pairs.is_unmap & (pairs.result == Result.OK))
     bit = np.uint64(FOREIGN)
-    held = work.bases(mapped)
+    held = _with_marks(work, mapped)
     if not pairs.clean:
         over = pairs.before.take(mapped)
         held = np.where(over, work.owned("mfn", mapped) | bit, held)
@@ -267,7 +276,8 @@ def _transitions(work: Work, shared: Sharing | None) -> Transitions:
     if len(written):
         rows = np.flatnonzero(chunk.kind.take(pairs.pos) == Kind.SET_P2M)
         at = pairs.pos.take(rows)
-        parts.append((at, chunk.pfn.take(at), work.bases(rows), chunk.mfn.take(at), Side.WRITE))
+        parts.append(
+            (at, chunk.pfn.take(at), _with_marks(work, rows), chunk.mfn.take(at), Side.WRITE))
     if shared is not None:
         column = work.tables.frames.column
         for pos, frame, marked in ((shared.set_pos, shared.set_frame, True),
@@ -282,6 +292,15 @@ def _transitions(work: Work, shared: Sharing | None) -> Transitions:
     order = np.argsort(pos * 4 + side)
     order = order[old[order] != new[order]]
     return Transitions(pos[order] + work.first, pfn[order], old[order], new[order], side[order])
+
+
+def _with_marks(work: Work, rows: Slot) -> U64:
+    """What the pages of `rows` hold without a share, with a frontend's mark."""
+    base = work.bases(rows)
+    if work.was_marked is None:
+        return base
+    return np.where(work.was_marked.take(work.pairs.pos.take(rows)),
+                    base | np.uint64(FOREIGN), base)
 
 
 def _shares(work: Work) -> Shares:

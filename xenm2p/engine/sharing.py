@@ -34,14 +34,18 @@ def _no() -> Mask:
 class Writes:
     """Events that change, or ask for, the p2m entry of an active frame's frontend page.
 
-    pos, frame (w,); `takes` says whether the entry is written, `plain` whether it then is
-    the frame itself.
+    pos, frame, page (w,): where, of which frame, and the frontend page slot, for `moves`
+    the one that m2p names from then on. `takes` says whether the entry is another one
+    after it, `plain` whether it then is the frame itself, `marked` whether F(frame).
     """
 
     pos: Slot = field(default_factory=_none)
     frame: Slot = field(default_factory=_none)
+    page: Slot = field(default_factory=_none)
     plain: Mask = field(default_factory=_no)
     takes: Mask = field(default_factory=_no)
+    moves: Mask = field(default_factory=_no)
+    marked: Mask = field(default_factory=_no)
 
 
 @dataclass(slots=True)
@@ -93,6 +97,20 @@ class Sharing:
     query_live: Slot = field(default_factory=_none)
     query_newest: Slot = field(default_factory=_none)
     query_local: Mask = field(default_factory=_no)
+    query_marked: Mask = field(default_factory=_no)
+    # Frontend entries that change while overrides are live. bare_pos, bare_frame: writes
+    # after which the frame resolves to its frontend page, bared_pos the maps and bared_page
+    # the older shares' pages of the aliases that this makes; over_pos: events of the page that
+    # overwrite a mark, over_newest the newest override's map event then; left: pages that
+    # m2p leaves marked, as (page slot, frame slot, position), frame -1 where it came back.
+    is_hot: bool = False
+    bare_pos: Slot = field(default_factory=_none)
+    bare_frame: Slot = field(default_factory=_none)
+    bared_pos: Slot = field(default_factory=_none)
+    bared_page: Slot = field(default_factory=_none)
+    over_pos: Slot = field(default_factory=_none)
+    over_newest: Slot = field(default_factory=_none)
+    left: list[tuple[int, int, int]] = field(default_factory=list)
 
     def clears(self) -> int:
         """How many frontend entries were un-marked."""
@@ -127,11 +145,14 @@ def share(
     overlaps &= ~is_head[1:]
     listed = tables.frames.column["listed"].take(distinct)
     followed = _followed(tables, overrides, frame[1:][overlaps], distinct, first_pos, listed)
-    local = _local(tables, model, distinct, listed)
-    old_local = _local(tables, model, overrides.old_frame)
-    query_local = _local(tables, model, overrides.query_frame)
-    if local is None or old_local is None or query_local is None:
-        return None
+    local, weird = _local(tables, model, distinct, listed)
+    old_local, old_weird = _local(tables, model, overrides.old_frame)
+    query_local, _ = _local(tables, model, overrides.query_frame)
+    unexplained = np.concatenate([distinct[weird], overrides.old_frame[old_weird]])
+    if len(unexplained):
+        if not model.marks_frontend:
+            return None
+        followed = np.union1d(followed, unexplained)
     if len(distinct) < len(frame) and not local.all():
         heads = np.flatnonzero(is_head)
         local = np.repeat(local, np.diff(heads, append=len(frame)))
@@ -167,34 +188,40 @@ def _kept(where: Mask, *columns: Slot) -> tuple[Slot, ...]:
 
 def _local(
     tables: Tables, model: KernelModel, frames: Slot, listed: Slot | None = None
-) -> Mask | None:
-    """Which frames have a local frontend page; None where its entry is not as it should be.
+) -> tuple[Mask, Mask]:
+    """Which frames have a local frontend page, and which have an entry not as it should be.
 
     Local means p2m[m2p[mfn]] is mfn, or F(mfn) while an override is live and marks it.
     `listed` are the live overrides of each frame, found here if None.
     """
     if not len(frames):
-        return _no()
+        return _no(), _no()
+    plain, marked = _entries(tables, frames)
+    if model.marks_frontend:
+        expected = (tables.frames.column["listed"].take(frames) if listed is None else listed) > 0
+    else:
+        expected = np.zeros(len(frames), np.bool_)
+    weird: Mask = (marked & ~expected) | (plain & expected)
+    return plain | marked, weird
+
+
+def _entries(tables: Tables, frames: Slot) -> tuple[Mask, Mask]:
+    """Of which frames the frontend entry is the frame, and of which it is marked."""
     column = tables.frames.column
     entry = tables.pages.column["p2m"].take(column["page"].take(frames))
     mfn = column["mfn"].take(frames)
-    plain = entry == mfn
+    plain: Mask = entry == mfn
     mfn |= np.uint64(FOREIGN)
-    marked = entry == mfn
-    if model.marks_frontend:
-        expected = (column["listed"].take(frames) if listed is None else listed) > 0
-    else:
-        expected = np.zeros(len(frames), np.bool_)
-    if (marked & ~expected).any() or (plain & expected).any():
-        return None
-    local: Mask = plain | marked
-    local[frames == 0] = False
-    return local
+    marked: Mask = entry == mfn
+    if not frames.all():
+        plain &= frames > 0
+        marked &= frames > 0
+    return plain, marked
 
 
 def frontends_are_plain(tables: Tables, model: KernelModel, frames: Slot) -> bool:
     """Whether each frame's frontend entry is what the live overrides explain."""
-    return _local(tables, model, frames) is not None
+    return not _local(tables, model, frames)[1].any()
 
 
 def _followed(
@@ -229,7 +256,7 @@ def _follow(
 ) -> bool:
     """Go through the followed frames' overrides and lookups in order, and add to `made`.
 
-    False where a frontend entry is written while an override of its frame is live.
+    False where an event does two things at once to a frame, or asks a marked entry.
     """
     length = len(overrides.end)
     begun = np.flatnonzero(is_followed.take(overrides.frame))
@@ -274,25 +301,38 @@ def _follow(
     xor_before = np.concatenate([[0], xor[heads[1:] - 1]])
     xor = xor ^ (first_xor ^ xor_before)[group]
 
-    local = _local(tables, model, distinct)
-    if local is None:
+    plain, marked = _entries(tables, distinct)
+    if not model.marks_frontend and marked.any():
         return False
-    row_local = local[group]
-    if len(writes.pos):
-        at = write >= 0
-        twice = (row_frame[1:] == row_frame[:-1]) & (row_pos[1:] == row_pos[:-1])
-        if (at & (count != 0)).any() or (twice & (change[1:] != change[:-1])).any():
-            return False
-        taken = at & writes.takes.take(write, mode="wrap")
-        last = np.maximum.accumulate(np.where(taken, np.arange(len(at)), -1))
-        here = last >= heads[group]
-        row_local = np.where(here, writes.plain.take(write.take(last), mode="wrap"), row_local)
+    is_write = write >= 0
+    twice = (row_frame[1:] == row_frame[:-1]) & (row_pos[1:] == row_pos[:-1])
+    if (twice & (is_write[1:] | is_write[:-1])).any():
+        return False
+    first_state = np.where(marked, _MARKED, np.where(plain, _PLAIN, _OTHER))
+    states = _states(model, writes, heads, group, first_state, change, count, write)
+    before, after = states
+    hot = is_write & (count != 0)
+    made.is_hot = bool(hot.any())
+    moved = hot & writes.moves.take(write, mode="wrap") if len(writes.pos) else hot
+    if model.marks_frontend and moved.any():
+        for at in np.unique(group[moved]).tolist():
+            stop = heads[at + 1] if at + 1 < len(heads) else len(group)
+            rows = slice(int(heads[at]), int(stop))
+            page = int(tables.frames.column["page"][distinct[at]])
+            made.left += _move(
+                writes, rows, int(first_state[at]), page, int(distinct[at]), change, count,
+                write, row_pos, before, after)
+    if (is_write & (before == _MARKED) & ~writes.takes.take(write, mode="wrap")).any() if (
+        len(writes.pos)) else False:
+        return False
     added, removed = change > 0, change < 0
     made.multi_pos = row_pos[added & (count == 2)]
     made.multi_other = (xor ^ event)[added & (count == 2)]
+    bare = hot & (after == _PLAIN) & (before != _PLAIN)
+    made.bare_pos, made.bare_frame = row_pos[bare], row_frame[bare]
     if model.marks_frontend:
-        sets = added & (count == 1) & row_local
-        clears = removed & (count == 0) & row_local
+        sets = (before == _PLAIN) & (after == _MARKED) & added
+        clears = (before == _MARKED) & (after == _PLAIN) & removed
         made.set_pos = np.concatenate([made.set_pos, row_pos[sets]])
         made.set_end = np.concatenate([
             made.set_end, np.full(len(made.set_pos) - len(made.set_end), length)])
@@ -300,40 +340,135 @@ def _follow(
         made.cleared_pos = np.concatenate([made.cleared_pos, row_pos[clears]])
         made.cleared_frame = np.concatenate([made.cleared_frame, row_frame[clears]])
         tails = np.append(heads[1:] - 1, len(row_frame) - 1)
-        # Where the page itself was written and no override is live, its own entry stands.
-        marked = count[tails] > 0
-        kept = row_local[tails] & (marked | ~np.isin(distinct, writes.frame[writes.takes]))
+        # Where the page itself was written and there is no mark, its own entry stands.
+        last = after[tails]
+        kept = (last == _MARKED) | (
+            (last == _PLAIN) & ~np.isin(distinct, writes.frame[writes.takes]))
         made.entry_frame = np.concatenate([made.entry_frame, distinct[kept]])
-        made.entry_marked = np.concatenate([made.entry_marked, marked[kept]])
+        made.entry_marked = np.concatenate([made.entry_marked, last[kept] == _MARKED])
     else:
-        aliases = added & row_local
+        aliases = added & (after == _PLAIN)
         made.alias_pos = np.concatenate([made.alias_pos, row_pos[aliases]])
         made.alias_frame = np.concatenate([made.alias_frame, row_frame[aliases]])
+    overwritten = is_write & (before == _MARKED) & ~moves_of(writes, write)
+    newest = _newest_at(
+        overrides, np.flatnonzero(overwritten | (query >= 0)), live_group, live_event, group,
+        event, added, count, xor, row_pos, first)
+    made.over_pos, made.over_newest = row_pos[overwritten], newest[overwritten]
     if not len(asked):
         return True
     made.query_live = np.zeros(len(overrides.query_pos), np.int64)
     made.query_newest = np.full(len(overrides.query_pos), NO_EVENT)
+    made.query_marked = np.zeros(len(overrides.query_pos), np.bool_)
     looks = np.flatnonzero(query >= 0)
     at = query[looks]
-    made.query_local[at] = row_local[looks]
+    made.query_local[at] = after[looks] != _OTHER
+    made.query_marked[at] = after[looks] == _MARKED
     made.query_live[at] = count[looks]
-    single = count[looks] == 1
-    made.query_newest[at[single]] = xor[looks[single]]
-    many = looks[count[looks] > 1]
-    if len(many):
-        still = np.full(len(live_event), length)
-        ended_at = np.argsort(overrides.old_event)
-        place = np.searchsorted(overrides.old_event[ended_at], live_event)
-        place = np.minimum(place, max(len(ended_at) - 1, 0))
-        if len(ended_at):
-            hit = overrides.old_event[ended_at][place] == live_event
-            still[hit] = overrides.old_end[ended_at][place[hit]]
-        made.query_newest[query[many]] = _newest(
-            np.concatenate([live_group, group[added]]),
-            np.concatenate([live_event, event[added]]),
-            np.concatenate([still, overrides.end[row_pos[added]]]),
-            group[many], row_pos[many], first)
+    made.query_newest[at] = newest[looks]
     return True
+
+
+# What a frontend entry is to its frame: something else, the frame, or the frame with F.
+_OTHER, _PLAIN, _MARKED = 0, 1, 2
+
+
+def moves_of(writes: Writes, write: Slot) -> Mask:
+    """Which rows are m2p changes; `write` gives the index into `writes`, -1 for other rows."""
+    if not len(writes.pos):
+        return np.zeros(len(write), np.bool_)
+    return (write >= 0) & writes.moves.take(write, mode="wrap")
+
+
+def _states(
+    model: KernelModel, writes: Writes, heads: Slot, group: Slot, first_state: Slot,
+    change: Slot, count: Slot, write: Slot,
+) -> tuple[Slot, Slot]:
+    """The state of each row's frontend entry before and after it.
+
+    A write makes it plain or other; a begun override marks a plain one, the end of the
+    last un-marks it, and neither does anything to an entry that is not the frame's own.
+    """
+    rows = np.arange(len(group))
+    takes = np.zeros(len(group), np.bool_)
+    plain = marked = takes
+    if len(writes.pos):
+        takes = (write >= 0) & writes.takes.take(write, mode="wrap")
+        marked = takes & writes.marked.take(write, mode="wrap")
+        plain = takes & writes.plain.take(write, mode="wrap") | marked
+    sets = takes
+    if model.marks_frontend:
+        sets = takes | (change > 0) | ((change < 0) & (count == 0))
+    last_write = np.maximum.accumulate(np.where(takes, rows, -1))
+    last_set = np.maximum.accumulate(np.where(sets, rows, -1))
+    start = heads[group]
+    written = last_write >= start
+    local = np.where(written, plain.take(last_write), first_state[group] != _OTHER)
+    marks = np.where(last_set >= start, (change.take(last_set) > 0) | marked.take(last_set),
+                     first_state[group] == _MARKED)
+    after = np.where(local, np.where(marks, _MARKED, _PLAIN), _OTHER)
+    before = np.empty_like(after)
+    before[1:] = after[:-1]
+    before[heads] = first_state
+    return before, after
+
+
+def _move(
+    writes: Writes, rows: slice, state: int, page: int, frame: int, change: Slot, count: Slot,
+    write: Slot, pos: Slot, before: Slot, after: Slot,
+) -> list[tuple[int, int, int]]:
+    """Follow one frame whose m2p entry changes while it has overrides, row by row.
+
+    An entry that m2p leaves keeps its mark. Fills in `before` and `after`, and gives the
+    pages left marked: (page slot, frame slot, position); frame -1 where m2p came back.
+    """
+    left: dict[int, int] = {}
+    returned: list[tuple[int, int, int]] = []
+    for row in range(rows.start, rows.stop):
+        before[row] = state
+        at = int(write[row])
+        if change[row] > 0 and state == _PLAIN:
+            state = _MARKED
+        elif change[row] < 0 and count[row] == 0 and state == _MARKED:
+            state = _PLAIN
+        elif at >= 0 and writes.takes[at]:
+            if writes.moves[at]:
+                if state == _MARKED:
+                    left[page] = int(pos[row])
+                page = int(writes.page[at])
+            state = _PLAIN if writes.plain[at] else _MARKED if writes.marked[at] else _OTHER
+            if writes.moves[at] and page in left:
+                returned.append((page, -1, left.pop(page)))
+                state = _MARKED
+        after[row] = state
+    return returned + [(page, frame, at) for page, at in left.items()]
+
+
+def _newest_at(
+    overrides: Overrides, rows: Slot, live_group: Slot, live_event: Slot, group: Slot,
+    event: Slot, added: Mask, count: Slot, xor: Slot, row_pos: Slot, first: int,
+) -> Slot:
+    """The map event of the newest live override at each of `rows`, NO_EVENT elsewhere."""
+    length = len(overrides.end)
+    newest = np.full(len(group), NO_EVENT)
+    single = rows[count[rows] == 1]
+    newest[single] = xor[single]
+    many = rows[count[rows] > 1]
+    if not len(many):
+        return newest
+    still = np.full(len(live_event), length)
+    by_event = np.argsort(overrides.old_event)
+    if len(by_event):
+        place = np.searchsorted(overrides.old_event[by_event], live_event)
+        place = np.minimum(place, len(by_event) - 1)
+        hit = overrides.old_event[by_event][place] == live_event
+        still[hit] = overrides.old_end[by_event][place[hit]]
+    newest[many] = _newest(
+        np.concatenate([live_group, group[added]]),
+        np.concatenate([live_event, event[added]]),
+        np.concatenate([still, overrides.end[row_pos[added]]]),
+        group[many], row_pos[many], first)
+    return newest
 
 
 def _live_overrides(tables: Tables, is_followed: Mask) -> Slot:

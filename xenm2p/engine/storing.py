@@ -19,6 +19,8 @@ def store(work: Work, shared: Sharing | None) -> None:
         _subtract_ended(work)
     if shared is not None and work.owners is not None:
         _store_left_behind(work, shared)
+    if shared is not None:
+        work.tables.pages.column["aliased"][shared.bared_page] = True
     _store_pages(work, shared)
     _store_owners(work)
     if shared is not None:
@@ -114,9 +116,9 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
         column["frame"][slot] = frame = tables.frame_slots(mfn)
         np.add.at(tables.frames.column["live"], frame, np.int32(1))
         np.add.at(tables.frames.column["listed"], frame, listed.astype(np.int32))
-        if shared is not None and len(shared.alias_pos):
+        if shared is not None and (len(shared.alias_pos) or len(shared.bared_pos)):
             is_alias = np.zeros(len(chunk), np.bool_)
-            is_alias[shared.alias_pos] = True
+            is_alias[shared.alias_pos] = is_alias[shared.bared_pos] = True
             column["aliased"][slot] = is_alias.take(pos) & user
     if not pairs.clean:
         _store_writes(work)
@@ -176,6 +178,10 @@ def _store_frontends(work: Work, shared: Sharing) -> None:
     mfn = column["mfn"].take(shared.entry_frame)
     entry = np.where(shared.entry_marked, mfn | np.uint64(FOREIGN), mfn)
     pages["p2m"][column["page"].take(shared.entry_frame)] = entry
+    for page, frame, _ in shared.left:
+        if frame >= 0:  # nothing will un-mark it: m2p names another page
+            pages["p2m"][page] = column["mfn"][frame] | np.uint64(FOREIGN)
+            pages["odd"][page] = True
 
 
 def _subtract_ended(work: Work) -> None:

@@ -85,6 +85,7 @@ class Work:
     _begun_frame: Slot | None = None
     facts: FactRows = field(default_factory=FactRows)
     owners: Owners | None = None
+    was_marked: Mask | None = None  # (n,): the event's page had a frontend's mark before
 
     @property
     def ended(self) -> Slot:
@@ -269,6 +270,8 @@ def _not_ballooned(work: Work) -> None:
         rows = np.flatnonzero(
             pairs.is_map & (pairs.result == Result.OK) & ~pairs.before
             & (pairs.base != np.uint64(INVALID)))
+    if work.was_marked is not None:
+        rows = rows[~work.was_marked.take(pairs.pos.take(rows))]
     work.facts.add(Fact.NOT_BALLOONED, pairs.pos.take(rows), event=work.events(rows),
                    pfn=work.pfns(rows), mfn=work.chunk.mfn.take(pairs.pos.take(rows)),
                    old=work.bases(rows))
@@ -284,6 +287,10 @@ def _ill_formed(work: Work) -> None:
         if work.model.overrides:
             facts.add(Fact.LIST_CORRUPTION, at, event=at + work.first, pfn=chunk.pfn.take(at),
                       mfn=chunk.mfn.take(at), other=other)
+    unlisted = np.flatnonzero(pairs.is_unmap & (result == Result.SKIP_LIST))
+    if len(unlisted):
+        facts.add(Fact.LIST_CORRUPTION, pairs.pos.take(unlisted), event=work.events(unlisted),
+                  pfn=work.pfns(unlisted), other=work.owned("map_event", unlisted))
     failed = np.flatnonzero(result == Result.EINVAL)
     facts.add(Fact.UNMAP_NOT_FOREIGN, pairs.pos.take(failed), event=work.events(failed),
               pfn=work.pfns(failed), old=pairs.base.take(failed))
