@@ -84,7 +84,8 @@ def decode_column(section: Section, dtype: np.dtype[Any], rows: int,
         bits = section.where.to_bytes(8, "little")
         if any(bits[dtype.itemsize:]):
             raise Damage(f"its constant 0x{section.where:x} does not fit into '{dtype.str}'")
-        return np.broadcast_to(np.frombuffer(bits, dtype=dtype, count=1)[0], (rows,))
+        # As np.broadcast_to, which takes longer than many a chunk's column to check.
+        return np.ndarray((rows,), dtype, buffer=bits, strides=(0,))
     stored = record[section.where:section.where + section.stored]
     is_plain = section.encoding == Encoding.PLAIN
     if is_plain != (section.stored == size) or section.stored > size:
