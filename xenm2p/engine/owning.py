@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from xenm2p.engine.looking import Looks
+from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
 from xenm2p.engine.sharing import Mask, Sharing, Writes
 from xenm2p.engine.tables import Slot
@@ -19,7 +20,7 @@ from xenm2p.trace import FOREIGN, INVALID, U64, Kind
 def owners_of(work: Work) -> Owners | None:
     """The set_m2p events of a chunk; None if one is of no frame."""
     chunk, tables = work.chunk, work.tables
-    pos = np.flatnonzero(chunk.kind == Kind.SET_M2P)
+    pos = np.flatnonzero(is_kind(chunk.kind, Kind.SET_M2P))
     mfn = chunk.mfn.take(pos)
     if (mfn == np.uint64(INVALID)).any():
         return None
@@ -155,6 +156,8 @@ def _acts_on(
 
 def left_alone(work: Work, left: list[tuple[int, int, int]]) -> bool:
     """Whether nothing happens in the chunk to the pages that m2p has left marked."""
+    if not left:
+        return True
     rows = _acting(work)
     slot, pos = work.pairs.slots_of(rows), work.pairs.pos.take(rows)
     return not any(((slot == page) & (pos > at)).any() for page, _, at in left)

@@ -146,7 +146,8 @@ def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:
         ])
         if not frontends_are_plain(tables, work.model, unlisted):
             return None
-        pos, frame = pos[listed], frame[listed]
+        if not listed.all():
+            pos, frame = pos[listed], frame[listed]
         kept = tables.pages.column["listed"].take(old_slot)
         old, old_slot = old[kept], old_slot[kept]
     column = tables.pages.column
@@ -187,16 +188,18 @@ def _frame_facts(work: Work, shared: Sharing | None) -> None:
     if shared is None:
         return
     chunk = work.chunk
-    user = chunk.user.take(shared.alias_pos) != 0
-    pos, frame = shared.alias_pos[user], shared.alias_frame[user]
-    if len(pos):
-        order = np.argsort(pos)
-        pos, frame = pos[order], frame[order]
+    if len(shared.alias_pos):
+        is_alias = np.zeros(len(chunk), np.bool_)
+        is_alias[shared.alias_pos] = True
+        is_alias &= chunk.user != 0
+        chosen = is_alias.take(work.begun)  # these are by time
+        pos, mfn, frame = (
+            column.compress(chosen) for column in (work.begun, work.begun_mfn, work.begun_frame))
         page = work.frontends(frame, pos)
+        event = pos + work.first
         work.facts.add(
-            Fact.LOCAL_ALIAS, pos, event=pos + work.first, mfn=chunk.mfn.take(pos),
-            pfn=work.tables.pages.column["pfn"].take(page), old=chunk.pfn.take(pos),
-            other=pos + work.first)
+            Fact.LOCAL_ALIAS, pos, event=event, mfn=mfn, old=chunk.pfn.take(pos), other=event,
+            pfn=work.tables.pages.column["pfn"].take(page))
     pos = shared.multi_pos
     if shared.is_hot:
         hot_facts(work, shared)

@@ -15,9 +15,9 @@ from xenm2p.engine.locks import Lock, Window
 from xenm2p.engine.observe import Observer, Unwritten
 from xenm2p.engine.replay import NO_EVENT, Segment
 from xenm2p.engine.rules import Entries, Event, Machine, Page, Share, resolve, step
-from xenm2p.engine.tables import Tables
+from xenm2p.engine.tables import Slot, Tables
 from xenm2p.kernels import KernelModel
-from xenm2p.trace import FOREIGN, INVALID, Events, Kind, is_foreign
+from xenm2p.trace import FOREIGN, INVALID, MAX_FRAME, Events, Kind, is_foreign
 
 
 class Pages(defaultdict[int, Page]):
@@ -29,9 +29,7 @@ class Pages(defaultdict[int, Page]):
 
     def __missing__(self, pfn: int) -> Page:
         slot = int(self.tables.pages.find(np.array([pfn], np.uint64))[0])
-        page = Page()
-        if slot:
-            page = _page(self.tables, slot)
+        page = _pages(self.tables, np.array([slot]))[0] if slot else Page()
         self[pfn] = page
         return page
 
@@ -55,20 +53,35 @@ def replay_chunk(observer: Observer, chunk: Events, first: int) -> Segment:
     return observer.segment(first, chunk, results, warnings)
 
 
-def _page(tables: Tables, slot: int) -> Page:
+def _pages(tables: Tables, slots: Slot) -> list[Page]:
+    """The struct pages of slots."""
     column = tables.pages.column
-    bucket = int(column["bucket"][slot])
-    return Page(
-        private=bool(column["private"][slot]),
-        private_mfn=int(column["private_mfn"][slot]),
-        index=int(column["index"][slot]),
-        bucket=None if bucket < 0 else bucket,
-        map_user=bool(column["map_user"][slot]),
-    )
+    names = ("private", "private_mfn", "index", "bucket", "map_user")
+    rows = zip(*(column[name].take(slots).tolist() for name in names), strict=True)
+    return [
+        Page(private, private_mfn, index, None if bucket < 0 else bucket, map_user)
+        for private, private_mfn, index, bucket, map_user in rows
+    ]
 
 
-def take_out(tables: Tables, model: KernelModel, observer: Observer) -> None:
-    """Give `observer` a machine that holds what the tables hold."""
+def _look_ahead(tables: Tables, machine: Machine, chunk: Events) -> None:
+    """Take out at once what the events of a chunk will ask for one by one."""
+    mfns = np.unique(chunk.mfn[chunk.mfn <= np.uint64(MAX_FRAME)])
+    frames = tables.frame_slots(mfns)  # may make the columns grow
+    owners = tables.frames.column["m2p"].take(frames)
+    machine.m2p.update(zip(mfns.tolist(), owners.tolist(), strict=True))
+    pfns = np.unique(np.concatenate([chunk.pfn, owners]))
+    pfns = pfns[pfns != np.uint64(INVALID)]
+    slots = tables.page_slots(pfns)
+    entries = tables.pages.column["p2m"].take(slots)
+    machine.p2m.update(zip(pfns.tolist(), entries.tolist(), strict=True))
+    machine.pages.update(zip(pfns.tolist(), _pages(tables, slots), strict=True))
+
+
+def take_out(
+    tables: Tables, model: KernelModel, observer: Observer, chunk: Events | None = None
+) -> None:
+    """Give `observer` a machine that holds what the tables hold, ready for `chunk`."""
 
     def p2m(pfn: int) -> int:
         if pfn == INVALID:
@@ -85,6 +98,8 @@ def take_out(tables: Tables, model: KernelModel, observer: Observer) -> None:
     machine = Machine(model, Entries(p2m), Entries(m2p), Pages(tables))
     machine.failed_calls = observer.machine.failed_calls
     observer.machine = machine
+    if chunk is not None:
+        _look_ahead(tables, machine, chunk)
     column = tables.pages.column
     used = tables.pages.used
     listed = np.flatnonzero(column["bucket"][:used] >= 0)
@@ -92,7 +107,8 @@ def take_out(tables: Tables, model: KernelModel, observer: Observer) -> None:
     for bucket, pfn in zip(column["bucket"][newest_first].tolist(),
                            column["pfn"][newest_first].tolist(), strict=True):
         machine.overrides.setdefault(bucket, []).append(pfn)
-        machine.pages[pfn]
+    listed_pfns = column["pfn"][listed].tolist()
+    machine.pages.update(zip(listed_pfns, _pages(tables, listed), strict=True))
     names = ("map_event", "mfn", "pfn", "domid", "ref", "handle", "user", "first_time",
              "listed", "resolvable", "aliased")
     live = tables.live()
@@ -174,18 +190,15 @@ def put_back(tables: Tables, observer: Observer) -> None:
     written = np.unique(written[written != np.uint64(INVALID)])
     slots = dict(zip(written.tolist(), tables.page_slots(written).tolist(), strict=True))
     column = tables.pages.column
-    for pfn, entry in machine.p2m.items():
-        if pfn != INVALID:
-            column["p2m"][slots[pfn]] = entry
-    for pfn, page in machine.pages.items():
-        if pfn == INVALID:
-            continue
-        slot = slots[pfn]
-        column["private"][slot] = page.private
-        column["private_mfn"][slot] = page.private_mfn
-        column["index"][slot] = page.index
-        column["map_user"][slot] = page.map_user
-        column["bucket"][slot] = -1 if page.bucket is None else page.bucket
+    pfns = [pfn for pfn in machine.p2m if pfn != INVALID]
+    at = [slots[pfn] for pfn in pfns]
+    column["p2m"][at] = np.array([machine.p2m[pfn] for pfn in pfns], np.uint64)
+    pages = [(slots[pfn], page) for pfn, page in machine.pages.items() if pfn != INVALID]
+    at = [slot for slot, _ in pages]
+    for name in ("private", "private_mfn", "index", "map_user"):
+        values = [getattr(page, name) for _, page in pages]
+        column[name][at] = np.array(values, column[name].dtype)
+    column["bucket"][at] = [-1 if page.bucket is None else page.bucket for _, page in pages]
     order = 0
     for newest_first in machine.overrides.values():
         for pfn in reversed(newest_first):
@@ -193,11 +206,10 @@ def put_back(tables: Tables, observer: Observer) -> None:
             column["listed_at"][slots[pfn]] = order - (1 << 62)
     _put_back_frames(tables, machine)
     _put_back_shares(tables, machine, slots)
-    for name, values in (("last_handle", observer.last_handle),
-                         ("failed_map", observer.failed_map), ("anchored", observer.anchored)):
+    for name, kept in (("last_handle", observer.last_handle),
+                       ("failed_map", observer.failed_map), ("anchored", observer.anchored)):
         column[name][: tables.pages.used] = tables.pages.specs[name][1]
-        for pfn, value in values.items():
-            column[name][slots[pfn]] = value
+        column[name][[slots[pfn] for pfn in kept]] = [*kept.values()]
     column["unwritten"][: tables.pages.used] = NO_EVENT
     for pfn, change in observer.unwritten.items():
         slot = int(tables.page_slots(np.array([pfn], np.uint64))[0])
@@ -213,7 +225,8 @@ def put_back(tables: Tables, observer: Observer) -> None:
 def _frontends(tables: Tables, machine: Machine) -> list[int]:
     """The pages that m2p names, or named before, for the frames that the machine knows."""
     mfns = np.array([mfn for mfn in machine.m2p if mfn != INVALID], np.uint64)
-    pages: list[int] = tables.frames.column["m2p"][tables.frame_slots(mfns)].tolist()
+    frames = tables.frame_slots(mfns)
+    pages: list[int] = tables.frames.column["m2p"][frames].tolist()
     return [*pages, *machine.m2p.values()]
 
 

@@ -235,10 +235,10 @@ def _followed(
     """
     found = [overlapping, overrides.query_frame, overrides.writes.frame]
     listed = tables.frames.column["listed"]
-    old_frames, ended = np.unique(overrides.old_frame, return_counts=True)
-    found.append(old_frames[listed.take(old_frames) > 1])
+    found.append(overrides.old_frame[listed.take(overrides.old_frame) > 1])
     busy = np.flatnonzero(live > 0)
     if len(busy):
+        old_frames, ended = np.unique(overrides.old_frame, return_counts=True)
         latest = np.zeros(len(old_frames) + 1, np.int64)
         np.maximum.at(latest, np.searchsorted(old_frames, overrides.old_frame),
                       overrides.old_end)

@@ -68,6 +68,6 @@ def _replay_events(
         yield from _replay_events(tables, observer, events.rows(slice(0, half)), first)
         yield from _replay_events(tables, observer, events.rows(slice(half, None)), first + half)
     else:
-        take_out(tables, observer.machine.model, observer)
+        take_out(tables, observer.machine.model, observer, events)
         yield replay_chunk(observer, events, first)
         put_back(tables, observer)

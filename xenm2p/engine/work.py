@@ -33,7 +33,9 @@ class FactRows:
             return
 
         def column(given: object, dtype: str) -> NDArray[np.generic]:
-            return np.broadcast_to(np.asarray(given, dtype), size)
+            values = np.asarray(given, dtype)
+            # One value for all rows needs no memory.
+            return values if values.ndim else np.ndarray((size,), dtype, values, strides=(0,))
 
         self.parts.append((decided, Facts(
             column(int(fact), "i2"), column(event, "i8"), column(pfn, "u8"),  # type: ignore[arg-type]
@@ -45,10 +47,11 @@ class FactRows:
         """All facts, ordered by deciding position, then fact, pfn, other."""
         if not self.parts:
             return Facts.of([])
-        facts = Facts.concat([part for _, part in self.parts])
-        decided = np.concatenate([positions for positions, _ in self.parts])
+        decided, facts = self.parts[0]
         if len(self.parts) == 1 and (decided[1:] > decided[:-1]).all():
             return facts
+        facts = Facts.concat([part for _, part in self.parts])
+        decided = np.concatenate([positions for positions, _ in self.parts])
         return facts.rows(np.lexsort((facts.other, facts.pfn, facts.fact, decided)))
 
 
@@ -102,13 +105,14 @@ class Work:
         """
         if self._end is None:
             pairs, length = self.pairs, len(self.chunk)
-            self._end = np.full(length, length)
             if pairs.clean:  # the page's next event, whatever it is, ends the share
+                self._end = np.empty(length, np.int64)
                 ends = np.empty_like(pairs.pos)
                 ends[:-1] = pairs.pos[1:]
                 ends[pairs.tails] = length
                 self._end[pairs.pos] = ends
             else:
+                self._end = np.full(length, length)
                 owner = pairs.owner.take(self.ended)
                 here = owner >= 0
                 self._end[pairs.pos.take(owner[here])] = pairs.pos.take(self.ended[here])
