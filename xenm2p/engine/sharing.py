@@ -276,7 +276,8 @@ def _follow(
     change = np.repeat(np.array([1, -1, -1, 0, 0]), sizes)
     query = np.concatenate([np.full(sum(sizes[:3]), -1), asked, np.full(len(writes.pos), -1)])
     write = np.concatenate([np.full(sum(sizes[:4]), -1), np.arange(len(writes.pos))])
-    order = np.lexsort((row_pos, row_frame))
+    by_both = sort_with_position((row_frame << 17) | row_pos)
+    order = np.lexsort((row_pos, row_frame)) if by_both is None else by_both.pos
     row_frame, row_pos, event = row_frame[order], row_pos[order], event[order]
     change, query, write = change[order], query[order], write[order]
     heads = heads_of(row_frame)
