@@ -98,7 +98,6 @@ P2M_ONLY = KernelModel(
     overrides=False, overrides_need_user=False, marks_frontend=False, derefs_kmap_op=False,
     dev_bus_frame=True, failed_unmap_ends_call=True, vma_pages=True,
     brought_by=(
-        Difference("0ae65f49af64", "4.0", "x86/xen: require ballooned pages for grant maps"),
         Difference("667a0a06c99d", "4.0", "mm: provide a find_special_page vma operation"),
         Difference("923b2919e2c3", "4.0",
                    "xen/gntdev: mark userspace PTEs as special on x86 PV guests"),
