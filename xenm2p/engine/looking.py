@@ -9,7 +9,7 @@ import numpy as np
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Resolutions
 from xenm2p.engine.sharing import Sharing
-from xenm2p.engine.tables import Slot, Tables
+from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work
 from xenm2p.trace import FOREIGN, FRAME_MASK, IDENTITY, INVALID, U64, Kind
 
@@ -49,10 +49,16 @@ def questions(work: Work) -> Looks | None:
         parts.append((pairs.pos.take(gup), mfn, np.full(len(gup), INVALID, np.uint64)))
     if any((part[1] == np.uint64(INVALID)).any() for part in parts) and _lists_invalid(work):
         return None
-    pos, mfn, own = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    if len(parts) > 1:
-        order = np.argsort(pos)
-        pos, mfn, own = pos[order], mfn[order], own[order]
+    if len(parts) == 1:
+        pos, mfn, own = parts[0]
+    else:  # in order of time: each position asks once
+        own_at, mfn_at = np.empty(len(chunk), np.uint64), np.empty(len(chunk), np.uint64)
+        is_asked = np.zeros(len(chunk), np.bool_)
+        for where, frames, pages in parts:
+            is_asked[where] = True
+            mfn_at[where], own_at[where] = frames, pages
+        pos = np.flatnonzero(is_asked)
+        mfn, own = mfn_at.take(pos), own_at.take(pos)
     return Looks(pos, work.tables.frame_slots(mfn), mfn, own, Resolutions.of([]))
 
 
@@ -72,12 +78,9 @@ def look_up(work: Work, asks: Looks, shared: Sharing | None) -> Looks | None:
     frontend = pages["pfn"].take(work.frontends(asks.frame, asks.pos))
     count = len(asks.pos)
     newest = np.full(count, NO_EVENT)
-    marked = np.zeros(count, np.bool_)
     if shared is not None:
-        local = shared.query_local
-        if len(shared.query_live):
-            newest = shared.query_newest
-            marked = shared.query_marked
+        local, marked = shared.query_local, shared.query_marked
+        newest = shared.query_newest
     else:
         entry = pages["p2m"].take(frames["page"].take(asks.frame))
         marked = (entry == (asks.mfn | np.uint64(FOREIGN))) & (asks.frame > 0)
@@ -86,7 +89,7 @@ def look_up(work: Work, asks: Looks, shared: Sharing | None) -> Looks | None:
     direct = local & ~marked
     answer[direct] = frontend[direct]
     found = ~direct & (newest != NO_EVENT)
-    answer[found] = _page_of(tables, work, newest[found])
+    answer[found] = _page_of(work, asks.frame[found], newest[found])
     nothing = np.flatnonzero(~direct & ~found & (asks.mfn != np.uint64(INVALID)))
     if len(nothing):
         identity = _identity(work, asks.mfn[nothing])
@@ -112,17 +115,25 @@ def look_up(work: Work, asks: Looks, shared: Sharing | None) -> Looks | None:
     return asks
 
 
-def _page_of(tables: Tables, work: Work, map_event: Slot) -> U64:
-    """The backend pages of shares by their map events."""
+def _page_of(work: Work, frame: Slot, map_event: Slot) -> U64:
+    """The backend pages of shares by their frames and map events."""
+    column = work.tables.pages.column
     at = map_event - work.first
     pfn = work.chunk.pfn.take(np.maximum(at, 0))
     old = np.flatnonzero(at < 0)
     if len(old):
-        live = tables.live()
-        events = tables.pages.column["map_event"][live]
-        order = np.argsort(events)
-        live, events = live[order], events[order]
-        pfn[old] = tables.pages.column["pfn"][live[np.searchsorted(events, map_event[old])]]
+        live = work.tables.live()
+        # Mostly a frame has one share, and the way over the frame is the short one.
+        of_frame = np.zeros(work.tables.frames.used, np.int64)
+        of_frame[column["frame"].take(live)] = live
+        slot = of_frame.take(frame.take(old))
+        others = np.flatnonzero(column["map_event"].take(slot) != map_event.take(old))
+        if len(others):
+            events = column["map_event"].take(live)
+            live = live.take(np.argsort(events))
+            row = np.searchsorted(column["map_event"].take(live), map_event[old[others]])
+            slot[others] = live.take(row)
+        pfn[old] = column["pfn"].take(slot)
     return pfn
 
 

@@ -42,6 +42,10 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
         _ = work.begun_frame  # may make new targets
     column = tables.pages.column
     touched = work.pairs.pages
+    if not work.pairs.clean:
+        is_acted = np.zeros(tables.pages.used, np.bool_)
+        is_acted[work.pairs.slots_of(_acting(work))] = True
+        touched = touched.compress(is_acted.take(touched))
     touched = touched[column["target"].take(touched)]
     if not len(touched) and owners is None:
         return Writes()

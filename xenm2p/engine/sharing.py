@@ -78,8 +78,8 @@ class Sharing:
     alias_pos: maps after which the frame resolves to its frontend page. multi_pos: maps
     that made two of one, with multi_other, the other's map event. entry_frame,
     entry_marked: frames whose frontend entry is to be written so after the chunk.
-    For the queries: live overrides, newest one's map event (NO_EVENT), whether the frame
-    is local, and the page slot of the frontend.
+    For the queries: the newest live override's map event, NO_EVENT for none, whether the
+    frontend entry is the frame's own, and whether it is marked.
     """
 
     length: int
@@ -94,7 +94,6 @@ class Sharing:
     multi_other: Slot = field(default_factory=_none)
     entry_frame: Slot = field(default_factory=_none)
     entry_marked: Mask = field(default_factory=_no)
-    query_live: Slot = field(default_factory=_none)
     query_newest: Slot = field(default_factory=_none)
     query_local: Mask = field(default_factory=_no)
     query_marked: Mask = field(default_factory=_no)
@@ -147,7 +146,6 @@ def share(
     followed = _followed(tables, overrides, frame[1:][overlaps], distinct, first_pos, listed)
     local, weird = _local(tables, model, distinct, listed)
     old_local, old_weird = _local(tables, model, overrides.old_frame)
-    query_local, _ = _local(tables, model, overrides.query_frame)
     unexplained = np.concatenate([distinct[weird], overrides.old_frame[old_weird]])
     if len(unexplained):
         if not model.marks_frontend:
@@ -165,7 +163,8 @@ def share(
         local &= ~is_followed.take(frame)
         old_local &= ~is_followed.take(old_frame)
     frame, pos, end = _kept(local, frame, pos, end)
-    made = Sharing(length, query_local=query_local)
+    made = Sharing(length)
+    _ask_quiet(tables, overrides, made)
     if model.marks_frontend:
         made.set_pos, made.set_frame, made.set_end = pos, frame, end
         made.cleared_pos, made.cleared_frame = _kept(old_local, old_end, old_frame)
@@ -233,7 +232,7 @@ def _followed(
     distinct (f,) frames get overrides in the chunk, at `first_pos` the first, when `live`
     ones were there before it.
     """
-    found = [overlapping, overrides.query_frame, overrides.writes.frame]
+    found = [overlapping, _busy(tables, overrides), overrides.writes.frame]
     listed = tables.frames.column["listed"]
     found.append(overrides.old_frame[listed.take(overrides.old_frame) > 1])
     busy = np.flatnonzero(live > 0)
@@ -248,6 +247,31 @@ def _followed(
         found.append(distinct[busy[~(gone & (latest[at] < first_pos[busy]))]])
     followed = np.concatenate(found)
     return np.unique(followed[followed > 0]) if len(followed) else followed
+
+
+def _busy(tables: Tables, overrides: Overrides) -> Slot:
+    """The frames that are looked up, and get or lose an override or a frontend here."""
+    if not len(overrides.query_frame):
+        return overrides.query_frame
+    is_busy = np.zeros(tables.frames.used, np.bool_)
+    for frames in (overrides.frame, overrides.old_frame, overrides.writes.frame):
+        is_busy[frames] = True
+    return overrides.query_frame.compress(is_busy.take(overrides.query_frame))
+
+
+def _ask_quiet(tables: Tables, overrides: Overrides, made: Sharing) -> None:
+    """Answer the queries as if nothing happened to their frames before them in the chunk."""
+    asked = overrides.query_frame
+    if not len(asked):
+        return
+    column = tables.pages.column
+    live = tables.live()
+    live = live.compress(column["listed"].take(live))
+    newest = np.full(tables.frames.used, NO_EVENT)
+    np.maximum.at(newest, column["frame"].take(live), column["map_event"].take(live))
+    made.query_newest = newest.take(asked)
+    plain, made.query_marked = _entries(tables, asked)
+    made.query_local = plain | made.query_marked
 
 
 def _follow(
@@ -356,16 +380,10 @@ def _follow(
         overrides, np.flatnonzero(overwritten | (query >= 0)), live_group, live_event, group,
         event, added, count, xor, row_pos, first)
     made.over_pos, made.over_newest = row_pos[overwritten], newest[overwritten]
-    if not len(asked):
-        return True
-    made.query_live = np.zeros(len(overrides.query_pos), np.int64)
-    made.query_newest = np.full(len(overrides.query_pos), NO_EVENT)
-    made.query_marked = np.zeros(len(overrides.query_pos), np.bool_)
     looks = np.flatnonzero(query >= 0)
     at = query[looks]
     made.query_local[at] = after[looks] != _OTHER
     made.query_marked[at] = after[looks] == _MARKED
-    made.query_live[at] = count[looks]
     made.query_newest[at] = newest[looks]
     return True
 
