@@ -175,11 +175,11 @@ def _first_read(work: Work, slot: Slot, opens: Slot, closes: Slot) -> Slot:
     rows = np.flatnonzero(work.chunk.kind.take(pairs.pos) == Kind.DIO_READ)
     if not len(rows):
         return np.full(len(slot), NO_EVENT)
-    page, pos = pairs.slot.take(rows), pairs.pos.take(rows)
-    at = np.searchsorted((page << 18) | (pos + 1), (slot << 18) | (opens + 2))
-    at = np.minimum(at, len(rows) - 1)
-    found = (page[at] == slot) & (pos[at] > opens) & (pos[at] < closes)
-    return np.where(found, pos[at] + work.first, NO_EVENT)
+    key = np.sort((pairs.slot.take(rows) << 18) | (pairs.pos.take(rows) + 1))
+    at = np.minimum(np.searchsorted(key, (slot << 18) | (opens + 2)), len(rows) - 1)
+    page, pos = key[at] >> 18, (key[at] & ((1 << 18) - 1)) - 1
+    found = (page == slot) & (pos > opens) & (pos < closes)
+    return np.where(found, pos + work.first, NO_EVENT)
 
 
 def lock_rows(work: Work, held: Held) -> Locks:
