@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from xenm2p.trace import COLUMNS, FOREIGN, IDENTITY, INVALID, KINDS, Events, Runs, Trace
 
 # Pages 0x1000-0x10ff are the domain's own, 0x8000-0x803f are ballooned out for backends,

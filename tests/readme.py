@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 
 from click.testing import CliRunner
+
 from xenm2p.cli.app import cli
 
 README = Path(__file__).parents[1] / "README.md"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+
 from xenm2p.trace import (
     COLUMNS,
     FOREIGN,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from xenm2p.engine.reference import replay
 from xenm2p.engine.replay import Counts, Fact, Facts, Options
 from xenm2p.formats.ftrace import looks_like_ftrace, read_ftrace

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
+from tests.readme import README, blocks, played
 from xenm2p import __version__
 from xenm2p.cli.app import COMMANDS, cli
 from xenm2p.cli.manpages import COMPLETION, EXIT_STATUS
 from xenm2p.findings import RULES
 from xenm2p.kernels import MODELS
 from xenm2p.report.formats import WRITERS
-
-from tests.readme import README, blocks, played
 
 ROOT = README.parent
 TEXT = README.read_text(encoding="utf-8")

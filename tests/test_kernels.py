@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from xenm2p.errors import UsageError
 from xenm2p.kernels import (
     DEFAULT_MODEL,

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from xenm2p.formats import binary_layout as layout
 from xenm2p.trace import COLUMNS, KIND_BY_CODE
 

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.build import trace_of
+from tests.strategies import events, traces
 from xenm2p.trace import (
     COLUMNS,
     FOREIGN,
@@ -25,9 +28,6 @@ from xenm2p.trace import (
     same_trace,
     strip_bits,
 )
-
-from tests.build import trace_of
-from tests.strategies import events, traces
 
 THREE = [
     {"kind": "map", "pfn": 0x8000, "mfn": 0x50010, "user": True},

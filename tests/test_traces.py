@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from xenm2p.engine.reference import replay
 from xenm2p.engine.replay import (
     Collisions,

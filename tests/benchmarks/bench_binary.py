@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
 from xenm2p.errors import UsageError
 from xenm2p.formats.binary import BinaryReader, read_binary, resume_point, write_binary
 from xenm2p.formats.workloads import generate

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import yaml
+
 from xenm2p.formats.yaml import read_yaml, read_yaml_strictly, write_yaml
 from xenm2p.trace import NO_DOMID, NO_HANDLE, NO_REF, Events, Kind, Trace, same_trace
 

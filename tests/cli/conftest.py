@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from xenm2p.cli.app import cli
 
 # A page of the domain's own, locked by mount, is shared with a backend in the same domain

@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 
 import pytest
-from xenm2p.report.fields import TABLES
-from xenm2p.report.formats import WRITERS
 
 from tests.cli.conftest import DEADLOCK, Run
+from xenm2p.report.fields import TABLES
+from xenm2p.report.formats import WRITERS
 
 
 def rows_of(text: str) -> list[dict[str, object]]:

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
+
+from tests.cli.conftest import DEADLOCK, Run
 from xenm2p.formats.detect import read_trace
 from xenm2p.formats.workloads import WORKLOADS
 from xenm2p.trace import same_trace
-
-from tests.cli.conftest import DEADLOCK, Run
 
 
 @pytest.mark.parametrize("compression", ["none", "zlib"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+
 from xenm2p.cli.app import COMMANDS, command_objects
 from xenm2p.cli.manpages import pages, roff
 from xenm2p.findings import RULES

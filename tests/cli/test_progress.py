@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+
 from xenm2p.cli import progress
 from xenm2p.cli.progress import progress_line, with_progress
 

@@ -7,12 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.cli.conftest import PROGRAM, Run
 from xenm2p import __version__
 from xenm2p.cli.app import COMMANDS, command_objects
 from xenm2p.cli.options import SEVERITIES, parse_point
 from xenm2p.findings import Severity
-
-from tests.cli.conftest import PROGRAM, Run
 
 
 def test_no_command_shows_the_help(xenm2p: Run) -> None:

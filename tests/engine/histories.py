@@ -16,6 +16,8 @@ from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
+
+from tests.strategies import events_of_rows
 from xenm2p.trace import (
     FOREIGN,
     IDENTITY,
@@ -28,8 +30,6 @@ from xenm2p.trace import (
     Runs,
     Trace,
 )
-
-from tests.strategies import events_of_rows
 
 FRONTEND = 0x1000  # the domain's own pages, whose frames it grants
 BACKEND = 0x8000  # pages for mapping, ballooned out at first

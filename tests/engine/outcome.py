@@ -7,6 +7,8 @@ from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import numpy as np
+
+from tests.build import trace_of
 from xenm2p.engine import reference
 from xenm2p.engine.replay import (
     Collisions,
@@ -25,8 +27,6 @@ from xenm2p.engine.replay import (
 from xenm2p.findings import Findings, findings_of
 from xenm2p.kernels import MODELS, KernelModel
 from xenm2p.trace import INVALID, format_frame
-
-from tests.build import trace_of
 
 Rows = list[tuple[Any, ...]]
 

@@ -6,15 +6,15 @@ from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.engine.histories import histories
+from tests.engine.outcome import Outcome as WhatIsSeen
+from tests.strategies import traces
 from xenm2p.engine import observe, reference
 from xenm2p.engine.replay import Options
 from xenm2p.engine.rules import Event, Machine, Outcome
 from xenm2p.kernels import MODELS, KernelModel
 from xenm2p.trace import Trace
-
-from tests.engine.histories import histories
-from tests.engine.outcome import Outcome as WhatIsSeen
-from tests.strategies import traces
 
 
 def frames_of_all_shares(machine: Machine, event: Event, did: Outcome) -> set[int]:

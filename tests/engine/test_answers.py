@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from xenm2p.engine.replay import Result, Side
-from xenm2p.kernels import MODELS, bucket_of
-from xenm2p.trace import FOREIGN, INVALID
 
 from tests.build import MEMORY, foreign, identity
 from tests.engine.outcome import outcome_of
@@ -21,6 +18,9 @@ from tests.engine.steps import (
     set_p2m,
     unmap,
 )
+from xenm2p.engine.replay import Result, Side
+from xenm2p.kernels import MODELS, bucket_of
+from xenm2p.trace import FOREIGN, INVALID
 
 # -- lookup ------------------------------------------------------------------------------
 

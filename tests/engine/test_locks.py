@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from xenm2p.engine.replay import Options, Verdict
-from xenm2p.kernels import MODELS
-from xenm2p.trace import INVALID
 
 from tests.build import foreign
 from tests.engine.outcome import Outcome, outcome_of, rows_of
@@ -23,6 +20,9 @@ from tests.engine.steps import (
     unlock,
     unmap,
 )
+from xenm2p.engine.replay import Options, Verdict
+from xenm2p.kernels import MODELS
+from xenm2p.trace import INVALID
 
 ASSUMED = Options(assume_dio=True)
 LOST = {"kind": "lost", "cpu": 0, "count": 7}

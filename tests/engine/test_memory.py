@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from xenm2p.engine.memory import Intervals, entry_in, m2p_rows, p2m_rows
-from xenm2p.trace import FOREIGN, IDENTITY, INVALID, MAX_FRAME
 
 from tests.build import trace_of
+from xenm2p.engine.memory import Intervals, entry_in, m2p_rows, p2m_rows
+from xenm2p.trace import FOREIGN, IDENTITY, INVALID, MAX_FRAME
 
 Rows = list[tuple[int, int, int]]
 

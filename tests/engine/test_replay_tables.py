@@ -6,6 +6,8 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+
+from tests.engine.outcome import rows_of
 from xenm2p.engine.replay import (
     Collisions,
     Counts,
@@ -17,8 +19,6 @@ from xenm2p.engine.replay import (
     Transitions,
 )
 from xenm2p.trace import FOREIGN, INVALID
-
-from tests.engine.outcome import rows_of
 
 TABLES = [Resolutions, Transitions, Shares, Locks, Collisions, Facts]
 ROWS = [(0, 0x8000, INVALID, 0x50000 | FOREIGN, 0), (1, 0x8001, 5, INVALID, 2),

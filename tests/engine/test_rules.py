@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from xenm2p.engine.replay import Result, Side, Warn
-from xenm2p.kernels import MODELS, bucket_of
-from xenm2p.trace import INVALID, MAX_FRAME
 
 from tests.build import MEMORY, foreign, identity
 from tests.engine.outcome import Outcome, outcome_of
@@ -20,6 +17,9 @@ from tests.engine.steps import (
     set_p2m,
     unmap,
 )
+from xenm2p.engine.replay import Result, Side, Warn
+from xenm2p.kernels import MODELS, bucket_of
+from xenm2p.trace import INVALID, MAX_FRAME
 
 TO_P2M_ONLY = [*LISTS, "p2m-only"]
 

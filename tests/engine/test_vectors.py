@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.engine.outcome import Outcome, rows_of
 from xenm2p.engine import reference, vector
 from xenm2p.engine.replay import WARNING_NAMES, Result
 from xenm2p.formats.yaml import read_yaml
 from xenm2p.kernels import MODELS
 from xenm2p.trace import INVALID, Trace, format_frame
-
-from tests.engine.outcome import Outcome, rows_of
 
 ARCHIVE = Path(__file__).parent.parent / "data" / "vectors.tar.xz"
 # Which kernel's C functions speak for a model: all calls in the vectors are of one page, so

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tests.build import trace_of
 from xenm2p.engine.reference import replay
 from xenm2p.engine.replay import Options
 from xenm2p.findings import (
@@ -18,8 +19,6 @@ from xenm2p.findings import (
 )
 from xenm2p.kernels import MODELS
 from xenm2p.trace import Trace
-
-from tests.build import trace_of
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from xenm2p.engine.replay import (
     NO_EVENT,
     Collisions,

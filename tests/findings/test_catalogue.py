@@ -1,6 +1,7 @@
 """The one table of rules, from which docs and man pages take what they say."""
 
 import pytest
+
 from xenm2p.engine.replay import Fact
 from xenm2p.findings import RESERVED, RULES, Severity
 from xenm2p.findings.catalogue import severity_under

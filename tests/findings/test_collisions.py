@@ -1,10 +1,10 @@
 """XM101 and XM103: page locks a share runs into, answers that surprise."""
 
 import pytest
-from xenm2p.engine.replay import Options
-from xenm2p.findings import Severity
 
 from tests.findings.replayed import dio_read, find, lock, map_, unlock, unmap
+from xenm2p.engine.replay import Options
+from xenm2p.findings import Severity
 
 HOLDER = "mount-1042 holds the lock of page 0x1010 since event 0"
 

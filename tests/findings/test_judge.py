@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.build import events_of, in_chunks, trace_of
+from tests.findings.replayed import findings_in, lock, map_, p2m_write, unlock, unmap
+from tests.findings.segments import collision, fact, segment_of, share
+from tests.strategies import traces
 from xenm2p.engine.replay import NO_EVENT, Options, Result, Verdict
 from xenm2p.findings import (
     RULES,
@@ -16,11 +21,6 @@ from xenm2p.findings import (
 )
 from xenm2p.findings.judge import UNSURE
 from xenm2p.kernels import MODELS
-
-from tests.build import events_of, in_chunks, trace_of
-from tests.findings.replayed import findings_in, lock, map_, p2m_write, unlock, unmap
-from tests.findings.segments import collision, fact, segment_of, share
-from tests.strategies import traces
 
 LOCAL_FOREIGN = MODELS["local-foreign"]
 

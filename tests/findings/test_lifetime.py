@@ -1,11 +1,11 @@
 """XM401 to XM404: shares that outlive their grant, their handle, their I/O or the trace."""
 
 import pytest
-from xenm2p.findings import Severity
-from xenm2p.findings.lifetime import format_duration
 
 from tests.build import foreign
 from tests.findings.replayed import dio_read, find, lock, map_, unlock, unmap
+from xenm2p.findings import Severity
+from xenm2p.findings.lifetime import format_duration
 
 
 def test_the_live_shares_of_one_grant_are_one_finding():

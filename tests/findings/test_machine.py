@@ -1,12 +1,12 @@
 """XM501 and XM502: where what was seen on the machine and the replay part."""
 
 import pytest
-from xenm2p.engine.replay import Options
-from xenm2p.findings import Severity
-from xenm2p.trace import INVALID
 
 from tests.build import foreign
 from tests.findings.replayed import find, map_, p2m_write, unmap
+from xenm2p.engine.replay import Options
+from xenm2p.findings import Severity
+from xenm2p.trace import INVALID
 
 LOST = {"kind": "lost", "cpu": 1, "count": 17}
 

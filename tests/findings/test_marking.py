@@ -1,11 +1,11 @@
 """XM201 to XM205: FOREIGN bits that are wrong, frames that several pages answer for."""
 
 import pytest
-from xenm2p.findings import Severity
-from xenm2p.trace import INVALID
 
 from tests.build import foreign
 from tests.findings.replayed import find, map_, unmap
+from xenm2p.findings import Severity
+from xenm2p.trace import INVALID
 
 
 def set_p2m(pfn, mfn):

@@ -1,11 +1,11 @@
 """XM301 to XM306: maps and unmaps that do not fit together."""
 
 import pytest
-from xenm2p.findings import Severity
-from xenm2p.trace import INVALID
 
 from tests.build import foreign
 from tests.findings.replayed import find, map_, p2m_write, unmap
+from xenm2p.findings import Severity
+from xenm2p.trace import INVALID
 
 
 def test_a_map_over_a_live_share_replaces_it():

@@ -1,14 +1,14 @@
 """Counts of findings as segments pass, and the first of each kind."""
 
 import pytest
-from xenm2p.engine.reference import replay
-from xenm2p.engine.replay import Verdict
-from xenm2p.findings import RULES, Severity, Tally, findings_of
-from xenm2p.kernels import MODELS
 
 from tests.build import trace_of
 from tests.findings.replayed import dio_read, lock, map_, unlock, unmap
 from tests.findings.segments import collision, fact, segment_of
+from xenm2p.engine.reference import replay
+from xenm2p.engine.replay import Verdict
+from xenm2p.findings import RULES, Severity, Tally, findings_of
+from xenm2p.kernels import MODELS
 
 MODEL = MODELS["override"]
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.strategies import events_of_rows, traces
 from xenm2p.errors import InputError, UsageError
 from xenm2p.formats import binary_columns
 from xenm2p.formats.binary import (
@@ -23,8 +25,6 @@ from xenm2p.formats.binary_layout import ALIGNMENT, MAX_INDEX_ROWS, RecordType
 from xenm2p.formats.binary_reader import Record
 from xenm2p.formats.binary_writer import _Index
 from xenm2p.trace import COLUMNS, NO_TASK, Events, Kind, Trace, same_trace
-
-from tests.strategies import events_of_rows, traces
 
 COMPRESSIONS = [None, "zlib", "zstd"]
 

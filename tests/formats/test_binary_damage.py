@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.formats.test_binary import a_trace, written
 from xenm2p.errors import InputError
 from xenm2p.formats.binary import BinaryReader, Loss, read_binary, scan_binary
 from xenm2p.formats.binary_layout import (
@@ -25,8 +27,6 @@ from xenm2p.formats.binary_layout import (
 )
 from xenm2p.formats.binary_reader import Record
 from xenm2p.trace import COLUMNS, Trace, same_trace
-
-from tests.formats.test_binary import a_trace, written
 
 SECTIONS = len(COLUMNS)
 COLUMN_NUMBER = {name: number for number, name in enumerate(COLUMNS)}

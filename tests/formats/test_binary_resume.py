@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.formats.test_binary import a_trace, written
 from xenm2p.errors import InputError
 from xenm2p.formats.binary import BinaryReader, chunks_from, resume_point, scan_binary
 from xenm2p.formats.binary_layout import RecordType
 from xenm2p.formats.binary_reader import Record
 from xenm2p.trace import Events
-
-from tests.formats.test_binary import a_trace, written
 
 EVENTS = 100
 CHUNK = 5  # a checkpoint every four chunks

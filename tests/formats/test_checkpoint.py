@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.strategies import events_of_rows, traces
 from xenm2p.engine.reference import replay
 from xenm2p.engine.replay import NO_EVENT, Options, Segment, Table
 from xenm2p.formats.checkpoint import Condenser
 from xenm2p.kernels import MODELS
 from xenm2p.trace import FOREIGN, INVALID, Events, Kind, Runs, Trace
-
-from tests.strategies import events_of_rows, traces
 
 MEMORY = Runs.of([(0x1000, 0x50000, 256), (0x8000, INVALID, 64)])
 EVENT_COLUMNS = {"event", "map_event", "unmap_event", "end_event", "lock_event", "unlock_event",

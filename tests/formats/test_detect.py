@@ -8,6 +8,7 @@ import lzma
 import sys
 
 import pytest
+
 from xenm2p.errors import InputError
 from xenm2p.formats.binary import write_binary
 from xenm2p.formats.detect import format_of, read_trace

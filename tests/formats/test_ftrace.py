@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from xenm2p.errors import InputError
-from xenm2p.trace import MAX_FRAME, NO_REF, Runs
 
 from tests.formats.ftrace_text import (
     FOREIGN,
@@ -20,6 +18,8 @@ from tests.formats.ftrace_text import (
     set_p2m,
     unmap_call,
 )
+from xenm2p.errors import InputError
+from xenm2p.trace import MAX_FRAME, NO_REF, Runs
 
 HEADER = """\
 # tracer: nop

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from xenm2p.errors import InputError
-from xenm2p.trace import NO_CALL, NO_DOMID, NO_HANDLE, NO_REF
 
 from tests.formats.ftrace_text import (
     FOREIGN,
@@ -22,6 +20,8 @@ from tests.formats.ftrace_text import (
     unmap_call,
     unmap_refs,
 )
+from xenm2p.errors import InputError
+from xenm2p.trace import NO_CALL, NO_DOMID, NO_HANDLE, NO_REF
 
 G = Grant(0x8FE02, 0xBDC01, ref=1, handle=0x4AF, domid=1)
 H = Grant(0x8FE03, 0xBDC02, ref=2, handle=0x4B0, domid=1)

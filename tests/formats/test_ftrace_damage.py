@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from xenm2p.errors import InputError
-from xenm2p.formats.ftrace import looks_like_ftrace
 
 from tests.formats.ftrace_text import (
     INVALID,
@@ -24,6 +22,8 @@ from tests.formats.ftrace_text import (
     unmap_call,
     unmap_refs,
 )
+from xenm2p.errors import InputError
+from xenm2p.formats.ftrace import looks_like_ftrace
 
 GRANTS = [Grant(0x8FE02 + i, 0xBDC01 + i, ref=1 + i, handle=0x4AF + i) for i in range(2)]
 SMALL = (

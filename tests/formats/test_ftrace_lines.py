@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from xenm2p.errors import InputError
-from xenm2p.formats.ftrace import looks_like_ftrace
 
 from tests.formats.ftrace_text import events_of, line, read, set_p2m
+from xenm2p.errors import InputError
+from xenm2p.formats.ftrace import looks_like_ftrace
 
 WRITE = set_p2m(0x8FEFB, 0x43BE6)
 

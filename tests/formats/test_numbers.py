@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from xenm2p.formats.numbers import PAD, parse_entry, parse_int, parse_numbers, words_of
 from xenm2p.trace import FOREIGN, IDENTITY, INVALID, format_frame
 

@@ -8,6 +8,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from xenm2p.errors import InputError
 from xenm2p.formats.p2mdump import looks_like_p2m_dump, read_p2m_dump
 from xenm2p.trace import FOREIGN, IDENTITY, INVALID

@@ -14,6 +14,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+
 from xenm2p.errors import InputError
 from xenm2p.formats.streams import PEEK, open_input
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from xenm2p.engine.reference import replay
 from xenm2p.engine.replay import Fact, Result, Verdict
 from xenm2p.errors import UsageError

@@ -7,6 +7,8 @@ import io
 import numpy as np
 import pytest
 import yaml
+
+from tests.strategies import events_of_rows
 from xenm2p.errors import InputError
 from xenm2p.formats import yaml_strict
 from xenm2p.formats.yaml import read_yaml, read_yaml_strictly, write_yaml
@@ -21,8 +23,6 @@ from xenm2p.trace import (
     Trace,
     same_trace,
 )
-
-from tests.strategies import events_of_rows
 
 HEAD = "format: xenm2p-trace\nversion: 1\n"
 EXAMPLE = """\

@@ -7,10 +7,10 @@ import random
 import tracemalloc
 
 import pytest
-from xenm2p.errors import InputError
-from xenm2p.formats.yaml import read_yaml, read_yaml_strictly
 
 from tests.formats.test_yaml_fast import assert_same_outcome
+from xenm2p.errors import InputError
+from xenm2p.formats.yaml import read_yaml, read_yaml_strictly
 
 HEAD = b"format: xenm2p-trace\nversion: 1\n"
 SMALL = HEAD + b"""\

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 from unittest.mock import patch
 
-import xenm2p.formats.yaml as yaml_format
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+import xenm2p.formats.yaml as yaml_format
+from tests.strategies import traces
 from xenm2p.errors import InputError
 from xenm2p.formats.yaml import read_yaml, read_yaml_strictly, write_yaml
 from xenm2p.trace import Trace, same_trace
-
-from tests.strategies import traces
 
 HEAD = b"format: xenm2p-trace\nversion: 1\n"
 NO_TEXT = "not a text in UTF-8"

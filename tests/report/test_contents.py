@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from xenm2p.report.contents import Contents, Distinct
-from xenm2p.trace import FOREIGN, INVALID
 
 from tests.build import trace_of
+from xenm2p.report.contents import Contents, Distinct
+from xenm2p.trace import FOREIGN, INVALID
 
 
 def contents_of(rows: list[dict[str, object]], chunk: int = 100) -> Contents:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from xenm2p.report.fold import fold_table
 from xenm2p.report.markup import Rows, render_table
 from xenm2p.report.plain import MARKUP, WIDTH

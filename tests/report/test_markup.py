@@ -6,6 +6,7 @@ import html.parser
 import io
 
 import pytest
+
 from xenm2p.report.fields import FINDINGS, LOCKS
 from xenm2p.report.formats import MARKUPS
 from xenm2p.report.markup import (

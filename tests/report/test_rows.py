@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from xenm2p.report.delimited import write_csv, write_tsv
 from xenm2p.report.fields import Cell, Field, TableSpec
 from xenm2p.report.jsonrows import encode_rows, write_json, write_jsonl

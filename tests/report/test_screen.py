@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+from tests.build import trace_of
 from xenm2p.engine.reference import replay
 from xenm2p.engine.replay import Options
 from xenm2p.findings import RULES
@@ -14,8 +16,6 @@ from xenm2p.report.overview import KEPT, Heading, Overview
 from xenm2p.report.plain import MARKUP
 from xenm2p.report.screen import MAX_NOTES, cures_after, screen
 from xenm2p.report.selection import Selection
-
-from tests.build import trace_of
 
 
 def blocks_of(

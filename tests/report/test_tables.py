@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.build import trace_of
 from xenm2p.engine.reference import replay
 from xenm2p.findings import Context
 from xenm2p.kernels import LOCAL_FOREIGN, MODELS
@@ -14,8 +16,6 @@ from xenm2p.report.overview import Heading, Overview
 from xenm2p.report.selection import Point, Selection
 from xenm2p.report.tables import CLEARED, SEGMENT_TABLES, SET, foreign_changes, spell_frames
 from xenm2p.trace import FOREIGN, INVALID, Trace
-
-from tests.build import trace_of
 
 STORY: list[dict[str, Any]] = [
     {"kind": "lock_page", "pfn": 0x1010, "task": "mount-1", "cpu": 0},

@@ -110,7 +110,7 @@ class LockWatch:
         return sorted(windows, key=lambda w: (w.first_event, w.share.pfn, w.lock.pfn))
 
     def decide(self, window: Window, *, lock_outlives_share: bool, unsure: bool) -> None:
-        """Give the verdict: see design section 5."""
+        """Give the verdict, as `Verdict` and xenm2p-replay(1) have it."""
         was_read = window.dio_event != NO_EVENT or (self.assume_dio and window.share.user)
         spans = lock_outlives_share and window.lock.event < window.share.map_event
         if unsure:

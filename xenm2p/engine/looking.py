@@ -16,7 +16,7 @@ from xenm2p.trace import FOREIGN, FRAME_MASK, IDENTITY, INVALID, U64, Kind
 
 @dataclass(slots=True)
 class Looks:
-    """The questions of a chunk by time: pos (q,), kind, frame slot and frame asked for.
+    """The questions of a chunk by time: pos (q,), frame slot and frame asked for.
 
     `own` is the backend page of direct I/O on a live share, else INVALID. `resolutions`
     is filled in by `look_up`.
@@ -30,7 +30,11 @@ class Looks:
 
 
 def questions(work: Work) -> Looks | None:
-    """What the chunk asks; None where direct I/O makes a kernel backend's share resolve."""
+    """What the chunk asks.
+
+    None where direct I/O makes a kernel backend's share resolve, or the override search may
+    find a page for the invalid frame.
+    """
     chunk, pairs = work.chunk, work.pairs
     asked = np.flatnonzero(is_kind(chunk.kind, Kind.LOOKUP))
     parts = [(asked, chunk.mfn.take(asked), np.full(len(asked), INVALID, np.uint64))]

@@ -57,7 +57,7 @@ def replay_plain(
     rows = None
     if kinds[Kind.MAP] + kinds[Kind.UNMAP] < len(chunk):
         rows = np.flatnonzero(_ON_PAGES.take(chunk.kind))
-    failed = observer.machine.failed_calls
+    failed = _failed_calls(observer, chunk)
     pairs = pairing.pair(tables, observer.machine.model, chunk, rows, failed)
     if pairs is None:
         return None
@@ -115,6 +115,16 @@ def replay_plain(
     storing.store(work, shared)
     store_locks(work, collided)
     return segment
+
+
+def _failed_calls(observer: Observer, chunk: Events) -> dict[int, int]:
+    """The calls that failed before the chunk and may have unmaps in it: call -> event."""
+    failed = observer.machine.failed_calls
+    if not failed:
+        return failed
+    calls = np.fromiter(failed, np.int64, len(failed))
+    calls = calls[(calls >= chunk.call.min()) & (calls <= chunk.call.max())]
+    return {call: failed[call] for call in calls.tolist()}
 
 
 def _count_kinds(chunk: Events) -> list[int]:

@@ -214,7 +214,7 @@ def unmap_page(machine: Machine, event: Event, outcome: Outcome) -> None:
     entry = machine.p2m[event.pfn]
     if not is_foreign(entry):
         outcome.result = Result.EINVAL
-        if event.call != NO_CALL:
+        if model.failed_unmap_ends_call and event.call != NO_CALL:
             machine.failed_calls[event.call] = event.number
         return
     mfn = entry & ~FOREIGN

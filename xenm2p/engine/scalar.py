@@ -1,8 +1,4 @@
-"""Chunks that the vector engine leaves to the rules: from the tables to a machine and back.
-
-While chunk after chunk is left to the rules the machine stays as it is; it goes back into
-the tables only when a chunk can be taken by the vector engine again.
-"""
+"""Chunks that the vector engine leaves to the rules: from the tables to a machine and back."""
 
 from __future__ import annotations
 

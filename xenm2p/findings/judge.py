@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result, Segment, Side
+from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result, Segment
 from xenm2p.findings.catalogue import (
     EVENT_CELLS,
     RULE_BY_NUMBER,
@@ -104,14 +104,8 @@ def _deciding_events(findings: Findings, segment: Segment, end: int) -> I64:
     decided = findings.event.copy()
     # That a change was never written is known when the model's next one of the page comes.
     is_unwritten = (findings.rule == Fact.MODEL_MISMATCH) & (findings.value == 1)
-    if is_unwritten.any():
-        changes = segment.transitions
-        changes = changes.rows(changes.side != Side.WRITE)
-        next_change = _next_of_page(
-            changes.event, changes.pfn, findings.pfn[is_unwritten], decided[is_unwritten],
-            segment)
-        is_known = next_change < end  # not where the replay left out the details
-        decided[is_unwritten] = np.where(is_known, next_change, decided[is_unwritten])
+    is_unwritten &= findings.other != NO_EVENT
+    decided[is_unwritten] = findings.other[is_unwritten]
     return np.maximum.accumulate(decided)
 
 

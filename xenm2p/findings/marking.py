@@ -85,7 +85,6 @@ RULES = (
         grading="warning under the models of 4.0 on, where unmap leaves the entry invalid and "
                 "the frame is lost; info before, where unmap restores it.",
         cure="Map grants at ballooned pages only (alloc_xenballooned_pages, gnttab_alloc_pages).",
-        cured_by=P2M_ONLY.brought_by[:1],
         severity=_loses_frame, text=_not_ballooned, entries=("old",),
     ),
 )

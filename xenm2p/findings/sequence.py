@@ -111,7 +111,7 @@ RULES = (
                 "page that was foreign before the trace began, which the kernel may well have "
                 "listed.",
         cure="Unmap before the next map, with the same user; since Linux 4.0 there is no list.",
-        cured_by=P2M_ONLY.brought_by[:1],
+        cured_by=P2M_ONLY.brought_by,
         severity=always(Severity.ERROR), severity_of_rows=_severities_of_corruptions,
         text=_list_corruption, event_cells=("kind",),
     ),

@@ -125,7 +125,7 @@ FINDINGS = TableSpec("findings", "one row for each thing that is wrong", (
     _word("id", "rule, XM101 and so on; ids never change meaning"),
     _word("name", "the rule's name"),
     _word("severity", "error, warning or info"),
-    _number("event", "event that decides it"),
+    _number("event", "event that it is about; rows come in the order they were decided"),
     _list("events", "all the events that prove it"),
     _frame("pfn", "page"),
     _frame("mfn", "machine frame"),

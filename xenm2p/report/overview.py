@@ -72,7 +72,7 @@ class Overview:
             rows = np.flatnonzero(shown.verdict == verdict)
             missing = KEPT - self.verdicts[verdict]
             self.verdicts[verdict] += len(rows)
-            if missing > 0:
+            if missing > 0 and len(rows):
                 self._first.setdefault(verdict, []).append(shown.rows(rows[:missing]))
 
     def first_collisions(self) -> Collisions:

@@ -42,7 +42,8 @@ def screen(
 def _items(heading: Heading, overview: Overview, trace: Trace) -> Iterator[tuple[str, str]]:
     counts = overview.counts
     yield "trace", f"{_count(counts.events, 'event')}{_traced(heading.traced_kernel)}"
-    yield "kernel", _kernel(heading, has_writes=counts.writes_foreign > 0)
+    yield "kernel", _kernel(heading, has_writes=bool(
+        counts.writes_foreign or counts.writes_invalid or counts.writes_agreed))
     failed = f", {counts.failed_maps} failed" if counts.failed_maps else ""
     yield "grants", f"{_count(counts.maps, 'map')}{failed}, {_count(counts.unmaps, 'unmap')}"
     yield "FOREIGN", (

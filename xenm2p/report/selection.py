@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.engine.replay import NO_EVENT, Segment
+from xenm2p.engine.replay import NO_EVENT, Fact, Segment
 from xenm2p.findings.collisions import LOCK_COLLISION
 from xenm2p.findings.lifetime import LEAKED_SHARE
 from xenm2p.findings.rule import Findings
-from xenm2p.trace import FRAME_MASK, I64, INVALID, KINDS, U64, Trace
+from xenm2p.trace import FRAME_MASK, I64, INVALID, KINDS, NO_DOMID, NO_REF, U64, Trace
 
 Mask = NDArray[np.bool_]
 Span = tuple[int, int]  # first and last, both in
@@ -87,10 +87,11 @@ class Selection:
         events = segment.events
         chosen: Mask = np.ones(len(events), dtype=bool)
         if self.domids:
-            chosen &= np.isin(events.domid, self.domids)
+            chosen &= np.isin(events.domid, self.domids) & (events.domid != NO_DOMID)
         if self.refs:
             # The ref column of `lost` carries a count.
-            chosen &= np.isin(events.ref, self.refs) & (events.kind != KINDS["lost"].kind)
+            chosen &= np.isin(events.ref, self.refs) & (events.ref != NO_REF)
+            chosen &= events.kind != KINDS["lost"].kind
         if self.cpus:
             chosen &= np.isin(events.cpu, self.cpus)
         if self.kinds:
@@ -175,10 +176,12 @@ class Selection:
         """Findings to show; a leaked share is one to the end of the trace."""
         last = np.where(rows.rule == LOCK_COLLISION, rows.last_event, rows.event)
         last[rows.rule == LEAKED_SHARE] = NO_EVENT
-        # XM101 keeps the backend page in `old`, see Findings.
-        backend = np.where(rows.rule == LOCK_COLLISION, rows.old, np.uint64(INVALID))
+        # These keep the backend page in `old`, see Findings, and XM101 its dio in `value`.
+        on_backend = np.isin(rows.rule, (LOCK_COLLISION, Fact.GUP_FAST_HAZARD, Fact.LOCAL_ALIAS))
+        backend = np.where(on_backend, rows.old, np.uint64(INVALID))
+        dio = np.where(rows.rule == LOCK_COLLISION, rows.value, NO_EVENT)
         return (self.overlaps(rows.event, last)
-                & self.made_of(rows.event, rows.other, rows.lock_event, rows.last_event)
+                & self.made_of(rows.event, rows.other, rows.lock_event, rows.last_event, dio)
                 & self.frames((rows.pfn, backend), (rows.mfn,)))
 
     def shares(self, segment: Segment) -> Mask:
