@@ -163,3 +163,23 @@ def test_bash_completion(words: str, expected: str) -> None:
         env={**os.environ, "_XENM2P_COMPLETE": "bash_complete", "COMP_WORDS": words,
              "COMP_CWORD": str(len(parts) - 1)})
     assert expected in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--from", "30", "--to", "10"], "--to is before --from"),
+    (["--from", "2s", "--to", "1500ms"], "--to is before --from"),
+    (["--pfn", "-1"], "'-1' is not a decimal or 0x number"),
+])
+def test_a_window_or_span_that_cannot_be_is_a_usage_error(
+    xenm2p: Run, deadlock: Path, words: list[str], said: str
+) -> None:
+    done = xenm2p("replay", *words, str(deadlock))
+    assert (done.status, done.out) == (2, "")
+    assert said in done.err
+
+
+def test_more_events_than_the_format_is_made_for_are_refused(
+    xenm2p: Run, tmp_path: Path
+) -> None:
+    done = xenm2p("generate", "locks", "--events", str(10**20), "-o", str(tmp_path / "t.xm2p"))
+    assert (done.status, [*tmp_path.iterdir()]) == (2, [])

@@ -35,7 +35,7 @@ def _workloads(ctx: click.Context, param: click.Parameter, incomplete: str) -> A
 @click.argument("workload", metavar="WORKLOAD", shell_complete=_workloads)
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False,
               callback=_list_workloads, help="List the workloads and exit.")
-@click.option("--events", metavar="N", type=click.IntRange(0), default=10_000,
+@click.option("--events", metavar="N", type=click.IntRange(0, 10**10), default=10_000,
               show_default=True, help="How many events, exactly.")
 @click.option("--seed", metavar="S", type=click.IntRange(0, (1 << 64) - 1), default=0,
               show_default=True, help="The same seed gives the same trace, everywhere.")

@@ -259,6 +259,8 @@ def _number(ctx: click.Context, param: click.Parameter, text: str) -> int:
 
 def _frames(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int]:
     first, dash, last = text.partition("-")
+    if not first:  # a minus sign, not a span
+        first, dash = text, ""
     span = (_number(ctx, param, first), _number(ctx, param, last if dash else first))
     if span[1] < span[0]:
         raise click.BadParameter(f"'{text}' ends before it begins", ctx, param)

@@ -137,8 +137,13 @@ def request_of(parameters: dict[str, Any]) -> ReplayRequest:
 
 
 def selection_of(chosen: dict[str, Any]) -> Selection:
-    """The selection from the parameters of `options.filter_options`."""
+    """The selection from the parameters of `options.filter_options`.
+
+    Raises UsageError where --to is before --from.
+    """
     first, last = chosen.pop("first"), chosen.pop("last")
+    if first and last and first[1] == last[1] and last[0] < first[0]:
+        raise UsageError("--to is before --from: no event is between them")
     return Selection(first=Point(*first) if first else None,
                      last=Point(*last) if last else None, **chosen)
 
