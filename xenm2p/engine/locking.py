@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xenm2p.engine.overrides import Sharing
 from xenm2p.engine.pairing import Mask, is_kind
 from xenm2p.engine.replay import NO_EVENT, NO_TIME, Collisions, Fact, Locks, Verdict
-from xenm2p.engine.sharing import Sharing
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work, shares_at_work
 from xenm2p.trace import I64, Kind

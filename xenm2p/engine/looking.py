@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xenm2p.engine.overrides import Sharing
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Resolutions
-from xenm2p.engine.sharing import Sharing
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work
 from xenm2p.trace import FOREIGN, FRAME_MASK, IDENTITY, INVALID, U64, Kind

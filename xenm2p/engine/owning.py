@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from xenm2p.engine.looking import Looks
+from xenm2p.engine.overrides import Mask, Sharing, Writes
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
-from xenm2p.engine.sharing import Mask, Sharing, Writes
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Owners, Work, shares_at_work
 from xenm2p.trace import FOREIGN, INVALID, U64, Kind

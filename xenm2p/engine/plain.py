@@ -13,6 +13,7 @@ from xenm2p.engine import pairing, storing
 from xenm2p.engine.locking import collide, lock_rows, store_locks
 from xenm2p.engine.looking import Looks, look_up, questions
 from xenm2p.engine.observe import Observer
+from xenm2p.engine.overrides import Overrides, Sharing, Writes
 from xenm2p.engine.owning import hot_facts, left_alone, owners_of, written_frontends
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import (
@@ -28,7 +29,7 @@ from xenm2p.engine.replay import (
     Transitions,
     Warn,
 )
-from xenm2p.engine.sharing import Overrides, Sharing, Writes, frontends_are_plain, share
+from xenm2p.engine.sharing import frontends_are_plain, share
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.engine.work import Work, begin, ended_in_use, page_facts
 from xenm2p.engine.writing import Written, compare_writes, store_writes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from xenm2p.engine.overrides import Sharing
 from xenm2p.engine.pairing import Mask, is_kind
 from xenm2p.engine.replay import NO_EVENT, Result
-from xenm2p.engine.sharing import Sharing
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work
 from xenm2p.kernels import BUCKET_BITS, GOLDEN_RATIO_PRIME
