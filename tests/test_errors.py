@@ -6,7 +6,6 @@ import pytest
 
 from xenm2p.errors import (
     InputError,
-    LossError,
     OutputError,
     UsageError,
     XenM2PError,
@@ -16,13 +15,13 @@ from xenm2p.errors import (
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(UsageError, 2), (InputError, 3), (OutputError, 3), (LossError, 4)])
+    ("error", "status"), [(UsageError, 2), (InputError, 3), (OutputError, 3)])
 def test_an_error_carries_its_exit_status(error: type[XenM2PError], status: int) -> None:
     assert error("why").exit_code == status
 
 
 def test_every_error_is_caught_as_one() -> None:
-    for error in (UsageError, InputError, OutputError, LossError):
+    for error in (UsageError, InputError, OutputError):
         assert issubclass(error, XenM2PError)
 
 

@@ -52,12 +52,6 @@ class OutputError(XenM2PError):
     """Output that cannot be written: the file exists, the disk is full, no permission."""
 
 
-class LossError(XenM2PError):
-    """Events were lost or salvaged and the user asked for --strict."""
-
-    exit_code = EXIT_LOSSY
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the known name nearest to `name`, or an empty string."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -123,7 +123,6 @@ def follow(
     else:
         aliases = added & (after == _PLAIN)
         made.alias_pos = np.concatenate([made.alias_pos, row_pos[aliases]])
-        made.alias_frame = np.concatenate([made.alias_frame, row_frame[aliases]])
     overwritten = is_write & (before == _MARKED) & ~_moves_of(writes, write)
     newest = _newest_at(
         overrides, np.flatnonzero(overwritten | (query >= 0)), live_group, live_event, group,

@@ -82,7 +82,6 @@ class Sharing:
     cleared_pos: Slot = field(default_factory=_none)
     cleared_frame: Slot = field(default_factory=_none)
     alias_pos: Slot = field(default_factory=_none)
-    alias_frame: Slot = field(default_factory=_none)
     multi_pos: Slot = field(default_factory=_none)
     multi_other: Slot = field(default_factory=_none)
     entry_frame: Slot = field(default_factory=_none)

@@ -235,7 +235,6 @@ def _put_back_frames(tables: Tables, machine: Machine) -> None:
 def _put_back_shares(tables: Tables, machine: Machine, slots: dict[int, int]) -> None:
     column, frame_column = tables.pages.column, tables.frames.column
     column["map_event"][: tables.pages.used] = NO_EVENT
-    frame_column["live"][: tables.frames.used] = 0
     frame_column["listed"][: tables.frames.used] = 0
     shares = list(machine.shares.values())
     at = np.array([slots[share.pfn] for share in shares], np.int64)
@@ -246,7 +245,6 @@ def _put_back_shares(tables: Tables, machine: Machine, slots: dict[int, int]) ->
     mfns = np.array([share.mfn for share in shares], np.uint64)
     column["frame"][at] = frames = tables.frame_slots(mfns)
     frame_column = tables.frames.column
-    np.add.at(frame_column["live"], frames, 1)
     np.add.at(frame_column["listed"], frames, column["listed"][at].astype(np.int32))
 
 

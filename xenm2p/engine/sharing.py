@@ -63,7 +63,7 @@ def share(
         made.entry_frame = np.concatenate([made.cleared_frame, frame.take(live)])
         made.entry_marked = np.repeat([False, True], [len(made.cleared_frame), len(live)])
     else:
-        made.alias_pos, made.alias_frame = pos, frame
+        made.alias_pos = pos
     if len(followed) and not follow(tables, model, overrides, made, is_followed, first):
         return None
     return made

@@ -114,7 +114,6 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
         column["bucket"][slot] = np.where(listed, hashed.astype(np.int16), -1)
         column["listed_at"][slot] = pos + work.first
         column["frame"][slot] = frame = tables.frame_slots(mfn)
-        np.add.at(tables.frames.column["live"], frame, np.int32(1))
         np.add.at(tables.frames.column["listed"], frame, listed.astype(np.int32))
         if shared is not None and (len(shared.alias_pos) or len(shared.bared_pos)):
             is_alias = np.zeros(len(chunk), np.bool_)
@@ -189,5 +188,4 @@ def _subtract_ended(work: Work) -> None:
     slot = work.pairs.slots_of(work.old)
     pages, frames = work.tables.pages.column, work.tables.frames.column
     frame = pages["frame"].take(slot)
-    np.subtract.at(frames["live"], frame, np.int32(1))
     np.subtract.at(frames["listed"], frame, pages["listed"].take(slot).astype(np.int32))

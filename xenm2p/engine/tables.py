@@ -66,8 +66,7 @@ _FRAME_COLUMNS: dict[str, tuple[str, int]] = {
     "mfn": ("u8", INVALID),
     "m2p": ("u8", INVALID),
     "page": ("i8", 0),  # the slot of the page that m2p names
-    "live": ("i4", 0),  # live shares of it
-    "listed": ("i4", 0),  # of these, on the override list
+    "listed": ("i4", 0),  # live shares of it on the override list
 }
 
 
