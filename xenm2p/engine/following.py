@@ -83,11 +83,11 @@ def follow(
     if (twice & (is_write[1:] | is_write[:-1])).any():
         return False
     first_state = np.where(marked, _MARKED, np.where(plain, _PLAIN, _OTHER))
-    states = _states(model, writes, heads, group, first_state, change, count, write)
-    before, after = states
+    before, after = _states(model, writes, heads, group, first_state, change, count, write)
     hot = is_write & (count != 0)
     made.is_hot = bool(hot.any())
-    moved = hot & writes.moves.take(write, mode="wrap") if len(writes.pos) else hot
+    moves = _of_writes(writes.moves, write)
+    moved = hot & moves
     if model.marks_frontend and moved.any():
         for at in np.unique(group[moved]).tolist():
             stop = heads[at + 1] if at + 1 < len(heads) else len(group)
@@ -96,8 +96,8 @@ def follow(
             made.left += _move(
                 writes, rows, int(first_state[at]), page, int(distinct[at]), change, count,
                 write, row_pos, before, after)
-    if (is_write & (before == _MARKED) & ~writes.takes.take(write, mode="wrap")).any() if (
-        len(writes.pos)) else False:
+    on_mark = is_write & (before == _MARKED)
+    if (on_mark & ~_of_writes(writes.takes, write)).any():
         return False
     added, removed = change > 0, change < 0
     made.multi_pos = row_pos[added & (count == 2)]
@@ -123,7 +123,7 @@ def follow(
     else:
         aliases = added & (after == _PLAIN)
         made.alias_pos = np.concatenate([made.alias_pos, row_pos[aliases]])
-    overwritten = is_write & (before == _MARKED) & ~_moves_of(writes, write)
+    overwritten = on_mark & ~moves
     newest = _newest_at(
         overrides, np.flatnonzero(overwritten | (query >= 0)), live_group, live_event, group,
         event, added, count, xor, row_pos, first)
@@ -136,11 +136,11 @@ def follow(
     return True
 
 
-def _moves_of(writes: Writes, write: Slot) -> Mask:
-    """Which rows are m2p changes; `write` gives the index into `writes`, -1 for other rows."""
-    if not len(writes.pos):
+def _of_writes(column: Mask, write: Slot) -> Mask:
+    """A column of the writes for each row: `write` is the index into it, -1 for other rows."""
+    if not len(column):
         return np.zeros(len(write), np.bool_)
-    return (write >= 0) & writes.moves.take(write, mode="wrap")
+    return (write >= 0) & column.take(write, mode="wrap")
 
 
 def _states(
@@ -153,12 +153,9 @@ def _states(
     last un-marks it, and neither does anything to an entry that is not the frame's own.
     """
     rows = np.arange(len(group))
-    takes = np.zeros(len(group), np.bool_)
-    plain = marked = takes
-    if len(writes.pos):
-        takes = (write >= 0) & writes.takes.take(write, mode="wrap")
-        marked = takes & writes.marked.take(write, mode="wrap")
-        plain = takes & writes.plain.take(write, mode="wrap") | marked
+    takes = _of_writes(writes.takes, write)
+    marked = takes & _of_writes(writes.marked, write)
+    plain = takes & _of_writes(writes.plain, write) | marked
     sets = takes
     if model.marks_frontend:
         sets = takes | (change > 0) | ((change < 0) & (count == 0))

@@ -15,7 +15,7 @@ from xenm2p.engine.overrides import Sharing
 from xenm2p.engine.pairing import Mask, is_kind
 from xenm2p.engine.replay import NO_EVENT, NO_TIME, Collisions, Fact, Locks, Verdict
 from xenm2p.engine.tables import Slot
-from xenm2p.engine.work import Work, shares_at_work
+from xenm2p.engine.work import Work
 from xenm2p.trace import I64, Kind
 
 
@@ -96,7 +96,7 @@ def collide(work: Work, shared: Sharing | None) -> Collided | None:
     opened = np.flatnonzero(column["window_first"][: tables.pages.used] != NO_EVENT)
     if shared.is_hot or (work.model.marks_frontend and len(opened)):
         return None
-    shares = shares_at_work(work)
+    shares = work.shares
     is_locked = np.zeros(tables.pages.used, np.bool_)
     is_locked[held.slot] = True
     backend = tables.page_slots(shares.pfn)
@@ -172,7 +172,7 @@ def _new_aliases(work: Work, shared: Sharing) -> Mask:
 def _first_read(work: Work, slot: Slot, opens: Slot, closes: Slot) -> Slot:
     """The first dio_read of each page between two positions, NO_EVENT for none."""
     pairs = work.pairs
-    rows = np.flatnonzero(work.chunk.kind.take(pairs.pos) == Kind.DIO_READ)
+    rows = np.flatnonzero(is_kind(work.kind, Kind.DIO_READ))
     if not len(rows):
         return np.full(len(slot), NO_EVENT)
     key = np.sort((pairs.slot.take(rows) << 18) | (pairs.pos.take(rows) + 1))

@@ -39,7 +39,7 @@ def questions(work: Work) -> Looks | None:
     asked = np.flatnonzero(is_kind(chunk.kind, Kind.LOOKUP))
     parts = [(asked, chunk.mfn.take(asked), np.full(len(asked), INVALID, np.uint64))]
     if not pairs.clean:
-        kind = chunk.kind.take(pairs.pos)
+        kind = work.kind
         dio = np.flatnonzero(is_kind(kind, Kind.DIO_READ) | is_kind(kind, Kind.DIO_WRITE))
         live = pairs.before.take(dio)
         if work.model.overrides and (live & ~work.owned("user", dio).astype(np.bool_)).any():

@@ -13,7 +13,7 @@ from xenm2p.engine.overrides import Mask, Sharing, Writes
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
 from xenm2p.engine.tables import Slot
-from xenm2p.engine.work import Owners, Work, shares_at_work
+from xenm2p.engine.work import Owners, Work
 from xenm2p.trace import FOREIGN, INVALID, U64, Kind
 
 
@@ -92,7 +92,7 @@ def _acting(work: Work) -> Slot:
     """The rows that map, unmap or write a page, whether or not it comes off."""
     if work.pairs.clean:
         return np.arange(len(work.pairs))
-    return np.flatnonzero(work.chunk.kind.take(work.pairs.pos) <= Kind.SET_P2M)
+    return np.flatnonzero(work.kind <= int(Kind.SET_P2M))
 
 
 def _by_slot(work: Work, rows: Slot) -> tuple[Slot, Slot]:
@@ -180,7 +180,7 @@ def hot_facts(work: Work, shared: Sharing) -> None:
         old=mfn | np.uint64(FOREIGN), new=chunk.mfn.take(pos), other=newest)
     if not len(shared.bare_pos):
         return
-    shares, column = shares_at_work(work), work.tables.pages.column
+    shares, column = work.shares, work.tables.pages.column
     frames = work.tables.frame_slots(shares.mfn)
     old = len(shares.old)
     seen = np.concatenate([column["aliased"][shares.old],
@@ -206,7 +206,7 @@ def hot_facts(work: Work, shared: Sharing) -> None:
 
 def _marked_frames(work: Work, pos: Slot) -> U64:
     """The frames whose mark the set_p2m events at `pos` overwrite: what the pages hold."""
-    rows = np.flatnonzero(work.chunk.kind.take(work.pairs.pos) == Kind.SET_P2M)
+    rows = np.flatnonzero(is_kind(work.kind, Kind.SET_P2M))
     order = np.argsort(work.pairs.pos.take(rows))
     rows = rows[order]
     return work.bases(rows[np.searchsorted(work.pairs.pos.take(rows), pos)])

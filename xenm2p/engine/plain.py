@@ -65,7 +65,7 @@ def replay_plain(
     work = begin(tables, observer, chunk, first, pairs, rows)
     if work is None:
         return None
-    shared = looks = None
+    shared = None
     asks = questions(work)
     if asks is None:
         return None
@@ -288,7 +288,7 @@ def _transitions(work: Work, shared: Sharing | None) -> Transitions:
     ]
     written = np.flatnonzero(chunk.kind == Kind.SET_P2M)
     if len(written):
-        rows = np.flatnonzero(chunk.kind.take(pairs.pos) == Kind.SET_P2M)
+        rows = np.flatnonzero(is_kind(work.kind, Kind.SET_P2M))
         at = pairs.pos.take(rows)
         parts.append(
             (at, chunk.pfn.take(at), _with_marks(work, rows), chunk.mfn.take(at), Side.WRITE))

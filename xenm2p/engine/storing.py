@@ -138,7 +138,7 @@ def _store_writes(work: Work) -> None:
     pairs, chunk = work.pairs, work.chunk
     column = work.tables.pages.column
     tails = pairs.tails
-    kind = chunk.kind.take(pairs.pos)
+    kind = work.kind
     written = _last_in(is_kind(kind, Kind.SET_P2M), pairs.heads, tails)
     done = _last_in(pairs.result == Result.OK, pairs.heads, tails)
     fresh = written > done

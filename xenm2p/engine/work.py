@@ -86,6 +86,8 @@ class Work:
     _ended: Slot | None = None
     _end: Slot | None = None
     _begun_frame: Slot | None = None
+    _kind: NDArray[np.uint8] | None = None
+    _shares: SharesAtWork | None = None
     facts: FactRows = field(default_factory=FactRows)
     owners: Owners | None = None
     was_marked: Mask | None = None  # (n,): the event's page had a frontend's mark before
@@ -117,6 +119,20 @@ class Work:
                 here = owner >= 0
                 self._end[pairs.pos.take(owner[here])] = pairs.pos.take(self.ended[here])
         return self._end
+
+    @property
+    def kind(self) -> NDArray[np.uint8]:
+        """The kinds of the rows of `pairs`."""
+        if self._kind is None:
+            self._kind = self.chunk.kind.take(self.pairs.pos)
+        return self._kind
+
+    @property
+    def shares(self) -> SharesAtWork:
+        """The shares that live at some moment of the chunk; to be asked before it is stored."""
+        if self._shares is None:
+            self._shares = shares_at_work(self)
+        return self._shares
 
     @property
     def begun_frame(self) -> Slot:
@@ -320,7 +336,7 @@ def ended_in_use(work: Work) -> None:
     if not len(queries):
         return
     asked = np.unique(chunk.ref.take(queries))
-    shares = shares_at_work(work)
+    shares = work.shares
     domain = work.observer.domain
     mine = (shares.domid == 0xFFFF) | (shares.domid == domain)
     place = np.minimum(np.searchsorted(asked, shares.ref), len(asked) - 1)

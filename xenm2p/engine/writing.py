@@ -38,7 +38,7 @@ def compare_writes(work: Work) -> Written | None:
     """
     pairs, chunk, observer = work.pairs, work.chunk, work.observer
     column = work.tables.pages.column
-    kind = chunk.kind.take(pairs.pos)
+    kind = work.kind
     is_write = kind == Kind.P2M_WRITE
     rows = np.flatnonzero(is_write)
     judge = observer.options.judge_writes
