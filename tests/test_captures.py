@@ -23,7 +23,17 @@ from xenm2p.engine.replay import Counts, Fact, Facts, Options
 from xenm2p.formats.ftrace import looks_like_ftrace, read_ftrace
 from xenm2p.formats.p2mdump import read_p2m_dump
 from xenm2p.kernels import MODELS
-from xenm2p.trace import FOREIGN, IDENTITY, INVALID, KIND_BY_CODE, Kind, Runs, Trace
+from xenm2p.trace import (
+    FOREIGN,
+    IDENTITY,
+    INVALID,
+    KIND_BY_CODE,
+    NO_CPU,
+    NO_REF,
+    Kind,
+    Runs,
+    Trace,
+)
 
 CAPTURES = Path(__file__).parent / "data" / "captures"
 
@@ -237,7 +247,7 @@ def test_two_pages_of_a_guest_stay_mapped() -> None:
 ])
 def test_losses_that_leave_a_mark(name: str, losses: list[tuple[int, int | None]]) -> None:
     events = capture(name).events()
-    lost = events.rows(events.kind == Kind.LOST)
+    lost = events.rows((events.kind == Kind.LOST) & (events.cpu != NO_CPU))
     counts = [None if count == 0xFFFFFFFF else count for count in lost.ref.tolist()]
     assert list(zip(lost.cpu.tolist(), counts, strict=True)) == losses
 
@@ -247,6 +257,37 @@ def test_a_loss_without_a_mark_shows_in_the_writes() -> None:
     assert any(note.startswith("13 p2m writes do not follow") for note in notes)
     for name in WHOLE:
         assert not any("do not follow" in note for note in capture(name).notes)
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_what_a_lossy_capture_seems_to_do_wrong_is_no_error(name: str) -> None:
+    """Maps over mapped pages, and unmaps of pages never mapped: their events were lost."""
+    _, facts = replayed(name)
+    wrong = np.isin(facts.fact, (Fact.DOUBLE_MAP, Fact.UNMAP_NOT_FOREIGN))
+    assert wrong.any()
+    assert facts.unknown[wrong].all()
+
+
+@pytest.mark.parametrize(("name", "proofs"), [
+    ("v1-overrun-trace", 8), ("v2-lost-trace_pipe", 5), ("v3-nooverwrite-trace", 13),
+    ("v15-trace-cmd-extract-overrun", 9)])
+def test_losses_that_only_writes_prove(name: str, proofs: int) -> None:
+    events = capture(name).events()
+    lost = (events.kind == Kind.LOST) & (events.cpu == NO_CPU)
+    assert lost.sum() == proofs
+    assert (events.ref[lost] == NO_REF).all()
+    assert not any((capture(whole).events().kind == Kind.LOST).any() for whole in WHOLE)
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *LOSSY])
+def test_a_capture_says_what_it_could_see(name: str) -> None:
+    line = capture(name).notes[0]
+    seen, _, unseen = line.partition("; not: ")
+    assert seen.startswith("sees: ")
+    assert ("maps" in seen.split(": ")[1].split(", ")) == (name != "self-phy-midstart")
+    assert ("page locks" in unseen) == (name != "self-qdisk-pagelock")
+    assert "direct I/O" in unseen
+    assert "p2m before the capture (--memory)" in unseen
 
 
 def test_names_with_blanks_dashes_brackets_and_newlines() -> None:

@@ -141,7 +141,9 @@ KINDS: dict[str, KindSpec] = dict(
         _kind(Kind.END_GRANT, "ref", "domid", "the frontend ends access"),
         _kind(Kind.P2M_WRITE, "pfn mfn", "call",
               "a p2m write seen on the machine; never applied, compared with the model"),
-        _kind(Kind.LOST, "cpu count", "", "the tracer lost events here", count="ref"),
+        _kind(Kind.LOST, "count", "",
+              "the tracer lost events here; without cpu: on one that is not known",
+              count="ref"),
     ]
 )
 KIND_BY_CODE: tuple[KindSpec, ...] = tuple(sorted(KINDS.values(), key=lambda spec: spec.kind))

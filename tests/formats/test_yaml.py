@@ -18,6 +18,7 @@ from xenm2p.trace import (
     INVALID,
     KINDS,
     MAX_FRAME,
+    NO_CPU,
     NO_REF,
     Kind,
     Trace,
@@ -125,9 +126,15 @@ class TestMeaning:
         assert event("time: 1, kind: lost, cpu: 0, count: 7")["ref"] == 7
 
     def test_lost_count_of_nothing_is_a_count_not_told(self):
-        line = "- {time: 1, kind: lost, cpu: 0, count: 0}\n"
+        line = "- {time: 1, kind: lost, count: 0, cpu: 0}\n"
         trace = read(f"{HEAD}events:\n{line}")
         assert trace.events().ref.tolist() == [NO_REF]
+        assert line in written(trace)
+
+    def test_a_loss_on_a_cpu_that_is_not_known(self):
+        line = "- {time: 1, kind: lost, count: 0}\n"
+        trace = read(f"{HEAD}events:\n{line}")
+        assert trace.events().cpu.tolist() == [NO_CPU]
         assert line in written(trace)
 
     def test_memory_of_p2m_entries(self):

@@ -188,9 +188,7 @@ class Observer:
             self.fact(Fact.LIST_CORRUPTION, event.number, event.pfn, other=other)
         if live and live.user != event.user and result in (Result.OK, Result.SKIP_KMAP):
             self.fact(Fact.KMAP_MISMATCH, event.number, event.pfn, mfn=live.mfn, other=other)
-        # The handle of a share from before the trace cannot be judged.
-        adopted = result == Result.OK and live is None
-        if event.handle != NO_HANDLE and not adopted and not (
+        if event.handle != NO_HANDLE and not (
             live and live.handle in (NO_HANDLE, event.handle)
         ):
             twice = live is None and self.last_handle.get(event.pfn) == event.handle

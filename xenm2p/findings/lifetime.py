@@ -102,13 +102,15 @@ def _handle(row: Row, context: Context) -> str:
         return f"unmap of {page(row.pfn)} with handle {row.value}, which was unmapped already"
     told = f"unmap of {page(row.pfn)} with handle {row.value}"
     if row.other == NO_EVENT:
-        was_before = row.result == Result.SKIP_LIST  # foreign, but mapped by no event
+        # Foreign, but mapped by no event
+        was_before = row.result in (Result.OK, Result.SKIP_LIST)
         return told + (", whose map was not seen" if was_before else ": nothing is mapped")
     return f"{told}, which the {share_of(row.other)} there does not have"
 
 
 def _severities_of_handles(found: Findings) -> NDArray[np.uint8]:
-    is_from_before = (found.other == NO_EVENT) & (found.result == Result.SKIP_LIST)
+    was_foreign = (found.result == Result.OK) | (found.result == Result.SKIP_LIST)
+    is_from_before = (found.other == NO_EVENT) & was_foreign
     return graded(is_from_before, Severity.INFO, Severity.WARNING)
 
 

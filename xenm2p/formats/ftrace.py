@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from xenm2p.errors import InputError
+from xenm2p.formats.capture_gaps import sees, with_proven_losses
 from xenm2p.formats.ftrace_calls import CallReader, CallTable
 from xenm2p.formats.ftrace_events import (
     CallEvents,
@@ -28,7 +29,6 @@ from xenm2p.formats.ftrace_events import (
     known_in,
     live_before,
     mapped_first,
-    repeated_writes,
     unmaps_go_on,
 )
 from xenm2p.formats.ftrace_fields import Classifier
@@ -137,14 +137,16 @@ class _Assembly:
         add_locks(line, Kind.LOCK_PAGE, locks, locks.values[0], np.ones(len(locks), np.bool_))
         unlocks = without_inner(self.seen.of(Role.UNLOCK, 1), idle, 1)
         add_locks(line, Kind.UNLOCK_PAGE, unlocks, *pfns_of(unlocks.values[0], base))
-        events = finish(line.events(), self.calls if len(self.calls.place) else None)
+        gaps = with_proven_losses(
+            finish(line.events(), self.calls if len(self.calls.place) else None))
+        events = gaps.events
         runs = self._memory(events, bool(len(writes)), notes)
         kernel, why = conclude(evidence)
         notes.append(f"kernel model {kernel or 'not known'}: {why}")
-        repeated = repeated_writes(events)
-        if repeated:
-            notes.append(f"{repeated} p2m writes do not follow from the one before of their "
+        if gaps.writes:
+            notes.append(f"{gaps.writes} p2m writes do not follow from the one before of their "
                          "page: events between them are not in the capture")
+        notes.insert(0, sees(events, has_memory=self.memory is not None))
         self._line_notes(lost, notes)
         return Trace.of_events(events, kernel=kernel, origin=f"ftrace text {self.lines.source}",
                                memory=runs, tasks=self.lines.tasks, notes=notes)

@@ -286,21 +286,6 @@ def mapped_first(events: Events) -> U64:
     return pages
 
 
-def repeated_writes(events: Events) -> int:
-    """How many p2m writes make a page foreign twice running, or end that twice running.
-
-    No kernel does so: there was an event in between that is not in the capture.
-    """
-    rows = np.flatnonzero((events.kind == Kind.P2M_WRITE) | (events.kind == Kind.SET_P2M))
-    order = rows[np.lexsort((rows, events.pfn[rows]))]
-    before, after = order[:-1], order[1:]
-    foreign = is_foreign_entry(events.mfn)
-    of_calls = (events.kind[before] == Kind.P2M_WRITE) & (events.kind[after] == Kind.P2M_WRITE)
-    ends = events.mfn == np.uint64(INVALID)
-    twice = (foreign[before] & foreign[after]) | (of_calls & ends[before] & ends[after])
-    return int((twice & (events.pfn[before] == events.pfn[after])).sum())
-
-
 def adopted_runs(pfn: NDArray[np.uint64]) -> Runs:
     """Memory rows that say of pages: foreign, frame unknown."""
     return Runs(pfn, np.full(len(pfn), FOREIGN | MAX_FRAME, np.uint64),

@@ -1,0 +1,117 @@
+"""Losses that leave no mark but show in the writes, and the line that says what was seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.build import events_of, foreign
+from xenm2p.formats.capture_gaps import sees, with_proven_losses
+from xenm2p.trace import INVALID, KIND_BY_CODE, NO_CPU, NO_REF, Events
+
+PAGE = 0x8000
+Row = dict[str, Any]
+
+
+def map_(call: int, pfn: int = PAGE, mfn: int = 0x50010) -> list[Row]:
+    """A map and the write it made."""
+    return [{"kind": "map", "pfn": pfn, "mfn": mfn, "call": call},
+            {"kind": "p2m_write", "pfn": pfn, "mfn": foreign(mfn), "call": call}]
+
+
+def unmap(call: int, pfn: int = PAGE) -> list[Row]:
+    """An unmap and the write it made."""
+    return [{"kind": "unmap", "pfn": pfn, "call": call},
+            {"kind": "p2m_write", "pfn": pfn, "mfn": INVALID, "call": call}]
+
+
+def lossy(rows: list[Row]) -> Events:
+    """The events with the losses that they prove."""
+    return with_proven_losses(events_of(rows, [])).events
+
+
+def kinds(events: Events) -> list[str]:
+    """The kinds in order."""
+    return [KIND_BY_CODE[kind].name for kind in events.kind.tolist()]
+
+
+def test_maps_and_unmaps_in_turn_prove_nothing() -> None:
+    rows = [*map_(1), *unmap(2), *map_(3), *map_(4, 0x8001), *unmap(5, 0x8001), *unmap(6)]
+    gaps = with_proven_losses(events_of(rows, []))
+    assert (kinds(gaps.events), gaps.writes) == ([row["kind"] for row in rows], 0)
+
+
+def test_an_unmap_of_what_was_unmapped_proves_that_a_map_is_missing() -> None:
+    found = lossy([*map_(1), *unmap(2), *unmap(3)])
+    assert kinds(found) == ["map", "p2m_write", "unmap", "p2m_write", "lost", "unmap",
+                            "p2m_write"]
+    assert (found.cpu[4], found.ref[4], found.time[4]) == (NO_CPU, NO_REF, found.time[5])
+
+
+def test_the_loss_stands_before_the_whole_call_that_proves_it() -> None:
+    both = [unmap(3, 0x8001), unmap(3)]
+    call = [row for event in (0, 1) for row in (both[0][event], both[1][event])]
+    found = lossy([*map_(1), *map_(1, 0x8001), *unmap(2), *call])
+    assert kinds(found)[6:] == ["lost", "unmap", "unmap", "p2m_write", "p2m_write"]
+
+
+def test_one_call_proves_one_loss() -> None:
+    rows = [*map_(1), *map_(1, 0x8001), *unmap(2), *unmap(2, 0x8001), *unmap(3),
+            *unmap(3, 0x8001)]
+    gaps = with_proven_losses(events_of(rows, []))
+    assert (kinds(gaps.events).count("lost"), gaps.writes) == (1, 2)
+
+
+def test_a_map_over_a_mapped_page_is_a_finding_where_nothing_else_was_lost() -> None:
+    gaps = with_proven_losses(events_of([*map_(1), *map_(2)], []))
+    assert "lost" not in kinds(gaps.events)
+    assert gaps.writes == 1
+
+
+@pytest.mark.parametrize("sign", [
+    pytest.param([{"kind": "lost", "count": 7, "cpu": 0}], id="a mark"),
+    pytest.param([*map_(8, 0x8002), *unmap(8, 0x8002), *unmap(9, 0x8002)], id="a proof")])
+def test_a_map_over_a_mapped_page_is_a_loss_where_others_are(sign: list[Row]) -> None:
+    found = lossy([*sign, *map_(1), *map_(2)])
+    assert kinds(found)[-5:] == ["map", "p2m_write", "lost", "map", "p2m_write"]
+
+
+def test_a_ballooned_page_may_be_written_twice() -> None:
+    rows = [{"kind": "set_p2m", "pfn": PAGE, "mfn": INVALID}] * 2
+    assert "lost" not in kinds(lossy(rows))
+
+
+def test_a_write_of_no_call_is_placed_before_its_own_unmap() -> None:
+    rows = [*map_(1), *unmap(2),
+            {"kind": "unmap", "pfn": PAGE}, {"kind": "p2m_write", "pfn": PAGE, "mfn": INVALID}]
+    assert kinds(lossy(rows))[4:] == ["lost", "unmap", "p2m_write"]
+
+
+def test_no_event_and_no_write() -> None:
+    assert len(lossy([])) == 0
+    assert kinds(lossy([{"kind": "lookup", "mfn": 1}])) == ["lookup"]
+
+
+def test_what_a_capture_sees() -> None:
+    rows = [*map_(1), {"kind": "grant", "ref": 8, "domid": 0, "mfn": 1},
+            {"kind": "lock_page", "pfn": 1, "task": "dd-1"}]
+    assert sees(events_of(rows, []), has_memory=True) == (
+        "sees: maps, p2m writes, grants, page locks, p2m before the capture (--memory); not: "
+        "unmaps, refs, handles, ends of grants, unlocks, direct I/O")
+
+
+def test_refs_and_handles_are_those_of_maps_and_unmaps() -> None:
+    map_row = {"kind": "map", "pfn": PAGE, "mfn": 1, "ref": 8}
+    unmap_row = {"kind": "unmap", "pfn": PAGE, "handle": 3}
+    assert "refs, handles" in sees(events_of([map_row, unmap_row], []), has_memory=False)
+
+
+def test_a_hundred_thousand_pages_are_quick() -> None:
+    pages = np.arange(100_000, dtype=np.uint64)
+    writes = Events.from_columns(
+        200_000, kind=np.full(200_000, 12, np.uint8), pfn=np.concatenate([pages, pages]),
+        mfn=np.full(200_000, INVALID, np.uint64))
+    gaps = with_proven_losses(writes)
+    assert (len(gaps.events), gaps.writes) == (300_000, 100_000)
