@@ -17,6 +17,7 @@ Option = Callable[[Command], Command]
 
 SEVERITIES = ("info", "warning", "error")  # Severity's names; importing it brings numpy
 NEVER = "never"
+AUTO = "auto"
 
 _UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _TIME = re.compile(r"(\d+)(?:\.(\d+))?(s|ms|us|ns)", re.ASCII)
@@ -83,20 +84,29 @@ def memory_option(command: Command) -> Command:
              "Without it no frame of a capture is known to be the domain's own.")(command)
 
 
-def replay_options(command: Command) -> Command:
-    """--kernel, --traced-kernel, --memory, --assume-dio, --engine."""
+def kernel_options(command: Command) -> Command:
+    """--kernel, --traced-kernel, --memory."""
     return _all(
         click.option(
             "-k", "--kernel", metavar="KERNEL",
-            shell_complete=_complete(lambda: MODELS),
+            shell_complete=_complete(lambda: (*MODELS, AUTO)),
             help="Replay under this kernel: a Linux version (3.4, 3.10.72, 6.1.0-9-amd64) or "
-                 f"a model ({', '.join(MODELS)}). Default: the traced kernel; "
-                 "where that is not known, local-foreign."),
+                 f"a model ({', '.join(MODELS)}); {AUTO}: the model that explains the p2m "
+                 "writes seen on the machine best, of equals the traced kernel's, else the "
+                 "newest. Default: the traced kernel; where that is not known, "
+                 "local-foreign."),
         click.option(
             "--traced-kernel", metavar="KERNEL",
             shell_complete=_complete(lambda: MODELS),
             help="Kernel that the trace was taken on, in place of what the trace says."),
         memory_option,
+    )(command)
+
+
+def replay_options(command: Command) -> Command:
+    """--kernel, --traced-kernel, --memory, --assume-dio, --engine."""
+    return _all(
+        kernel_options,
         click.option(
             "--assume-dio", is_flag=True,
             help="Take every mapping made for user space as read by direct I/O while it "

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xenm2p.cli.progress import with_progress
-from xenm2p.formats.binary import BinaryReport, Loss, read_binary, scan_binary
-from xenm2p.formats.detect import Extra, known_format
+from xenm2p.formats.binary import BinaryReport, Loss, scan_binary
+from xenm2p.formats.detect import Extra, known_format, read_memory
 from xenm2p.formats.streams import open_input
 from xenm2p.report.contents import Contents
 from xenm2p.trace import Trace
@@ -45,9 +45,15 @@ class Reading:
         return [("first_time_ns", first), ("last_time_ns", last), ("span_ns", last - first)]
 
 
-def read_through(name: str, *, progress: bool) -> Reading:
-    """Read a whole trace; a damaged .xm2p file as far as it can be had. Raises InputError."""
-    reading = _opened(name)
+def read_through(
+    name: str, *, progress: bool, memory: str | None = None, again: bool = False
+) -> Reading:
+    """Read a whole trace; a damaged .xm2p file as far as it can be had. Raises InputError.
+
+    `memory` names a p2m dump; with `again` the trace can be iterated afterwards, whatever
+    the input is.
+    """
+    reading = _opened(name, memory, again)
     for events in with_progress(
             reading.trace.chunks(), len, reading.trace.length, wanted=progress):
         reading.contents.add(events)
@@ -57,19 +63,17 @@ def read_through(name: str, *, progress: bool) -> Reading:
     return reading
 
 
-def _opened(name: str) -> Reading:
+def _opened(name: str, memory: str | None, again: bool) -> Reading:
+    rows = None if memory is None else read_memory(memory)
     opened = open_input(name)
     try:
         found = known_format(opened)
-        if found.name != "xm2p":
-            return Reading(name, found.name, found.read(opened, Extra(None, [])))
         losses: list[Loss] = []
-        if opened.path is None:
-            trace = read_binary(opened.stream, name, salvage=True, losses=losses)
-            return Reading(name, found.name, trace, losses=losses)
-        trace = read_binary(opened.path, name, salvage=True, losses=losses)
-        return Reading(name, found.name, trace, losses=losses,
-                       report=scan_binary(opened.path, name))
+        extra = Extra(rows, losses, again, salvage=True)
+        trace = found.read(opened, extra)
+        report = (scan_binary(opened.path, name)
+                  if found.name == "xm2p" and opened.path is not None else None)
+        return Reading(name, found.name, trace, losses=losses, report=report)
     except BaseException:
         opened.stream.close()
         raise

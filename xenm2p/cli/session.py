@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from xenm2p.cli.options import AUTO
 from xenm2p.cli.progress import with_progress
+from xenm2p.compare.agreement import JUDGING, Agreement, agreement_of, choose
 from xenm2p.engine.replay import Fact, Options, Segment
 from xenm2p.errors import EXIT_LOSSY, UsageError
 from xenm2p.formats.binary_reader import Loss
 from xenm2p.formats.detect import read_trace
-from xenm2p.kernels import DEFAULT_MODEL, KernelModel, model_for
+from xenm2p.kernels import DEFAULT_MODEL, MODELS, KernelModel, model_for
 from xenm2p.report.fields import SCHEMA
 from xenm2p.report.overview import Heading
 from xenm2p.report.selection import Point, Selection
@@ -86,13 +88,60 @@ class Session:
 
 def open_session(name: str, request: ReplayRequest, selection: Selection) -> Session:
     """Open a trace and choose its model. Raises InputError, UsageError."""
-    # A wrong kernel is told before a large trace is read.
-    for text in (request.kernel, request.traced_kernel):
-        if text is not None:
-            model_for(text)
+    check_kernels(request)
     losses: list[Loss] = []
-    trace = read_trace(name, memory=request.memory, losses=losses)
-    return Session(request, heading_of(name, trace, request), trace, selection, losses)
+    trace = read_trace(name, memory=request.memory, losses=losses,
+                       again=request.kernel == AUTO)
+    heading = (chosen_heading(name, trace, request, model_agreements(trace, request))
+               if request.kernel == AUTO else heading_of(name, trace, request))
+    return Session(request, heading, trace, selection, losses)
+
+
+def check_kernels(request: ReplayRequest) -> None:
+    """Tell a wrong kernel before a large trace is read. Raises UsageError."""
+    if request.kernel is not None and request.kernel != AUTO:
+        model_for(request.kernel)
+    if request.traced_kernel is not None:
+        model_for(request.traced_kernel)
+
+
+def model_agreements(
+    trace: Trace, request: ReplayRequest, models: Iterable[KernelModel] = MODELS.values(), *,
+    keep: int = 0,
+) -> list[Agreement]:
+    """How well models explain the trace's p2m writes, a pass and a bar for each."""
+    replay = engine_named(request.engine)
+
+    def watched(trace: Trace, model: KernelModel) -> Iterator[Segment]:
+        return with_progress(
+            replay(trace, model, JUDGING), lambda segment: len(segment.events), trace.length,
+            wanted=request.progress and not request.quiet)
+
+    return [agreement_of(trace, model, watched, keep=keep) for model in models]
+
+
+def chosen_heading(
+    name: str, trace: Trace, request: ReplayRequest, found: Sequence[Agreement]
+) -> Heading:
+    """The heading for --kernel auto: the model that explains the trace's p2m writes best.
+
+    It is taken for the kernel that made them, so that they are judged under it. Without
+    any write it is the traced kernel. Raises UsageError where that is not known either.
+    """
+    traced = request.traced_kernel or trace.kernel
+    traced_model = None if traced is None else _model_of_trace(name, traced)
+    choice = choose(found, traced_model)
+    if choice is None and traced_model is None:
+        raise UsageError(f"{name}: --kernel auto has nothing to choose by: no p2m write is in "
+                         "the trace, and it names no kernel; give --kernel VERSION")
+    if choice is None:
+        assert traced_model is not None
+        model, why = traced_model, f"no p2m write to choose by; the trace says {traced}"
+    else:
+        model, why = choice.model, f"{choice.model.name}, as {choice.why}"
+    return Heading(
+        name=name, model=model, kernel_from=f"from --kernel auto: {why}", traced_kernel=traced,
+        what_if=False, judged=choice is not None)
 
 
 def heading_of(name: str, trace: Trace, request: ReplayRequest) -> Heading:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -24,10 +27,16 @@ Losses = list["Loss"]
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """What a reader gets beside its input: a dump's p2m rows, and a list for losses."""
+    """What a reader gets beside its input: a dump's p2m rows, and a list for losses.
+
+    `again`: the trace will be read more than once, from whatever input. `salvage`: damaged
+    parts are left out and told in `losses` where the format can do so.
+    """
 
     memory: Runs | None
     losses: Losses
+    again: bool = False
+    salvage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +56,21 @@ def _is_binary(first: bytes) -> bool:
 def _read_binary(opened: BinaryInput, extra: Extra) -> Trace:
     from xenm2p.formats.binary import read_binary
 
+    def read(source: BinaryIO | str | Path) -> Trace:
+        return read_binary(source, opened.name, losses=extra.losses, salvage=extra.salvage)
+
     if opened.path is not None:
         opened.stream.close()
-        trace = read_binary(opened.path, opened.name, losses=extra.losses)
+        trace = read(opened.path)
+    elif extra.again:
+        with tempfile.NamedTemporaryFile(prefix="xenm2p.") as copy:
+            with opened:
+                shutil.copyfileobj(opened.stream, copy, 1 << 20)
+            copy.flush()
+            # The file is mapped: it may lose its name, it stays until the trace is gone.
+            trace = read(copy.name)
     else:
-        trace = read_binary(opened.stream, opened.name, losses=extra.losses)
+        trace = read(opened.stream)
     return _with_memory(trace, extra)
 
 
@@ -116,17 +135,20 @@ def format_of(first: bytes) -> TraceFormat | None:
 
 
 def read_trace(
-    name: str, *, memory: str | None = None, losses: Losses | None = None
+    name: str, *, memory: str | None = None, losses: Losses | None = None,
+    again: bool = False,
 ) -> Trace:
     """The trace in a file of any known format, found by its content; ``-`` is standard input.
 
     `memory` names a p2m dump, whose rows come before the trace's own. What a file that
-    ends early has lost is appended to `losses` while the trace is iterated.
+    ends early has lost is appended to `losses` while the trace is iterated. With `again`
+    the trace can be iterated any number of times: what is a stream is copied to a
+    temporary file, which nobody else sees and which goes with the program.
     Raises InputError for what cannot be read or has no known format; where a format is
     read piece by piece, also later, while the trace is iterated.
     """
-    extra = Extra(None if memory is None else _read_memory(memory),
-                  [] if losses is None else losses)
+    extra = Extra(None if memory is None else read_memory(memory),
+                  [] if losses is None else losses, again)
     opened = open_input(name)
     try:
         return known_format(opened).read(opened, extra)
@@ -151,7 +173,8 @@ def known_format(opened: BinaryInput) -> TraceFormat:
                      f"{looked_for}", source=opened.name)
 
 
-def _read_memory(name: str) -> Runs:
+def read_memory(name: str) -> Runs:
+    """The p2m rows of a dump. Raises InputError."""
     from xenm2p.formats.p2mdump import read_p2m_dump
 
     with open_input(name) as opened:
