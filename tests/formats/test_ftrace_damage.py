@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -22,8 +23,10 @@ from tests.formats.ftrace_text import (
     unmap_call,
     unmap_refs,
 )
+from tests.formats.perf_text import as_perf, read_perf
 from xenm2p.errors import InputError
-from xenm2p.formats.ftrace import looks_like_ftrace
+from xenm2p.formats.ftrace import looks_like_ftrace, looks_like_perf
+from xenm2p.trace import Trace
 
 GRANTS = [Grant(0x8FE02 + i, 0xBDC01 + i, ref=1 + i, handle=0x4AF + i) for i in range(2)]
 SMALL = (
@@ -39,25 +42,42 @@ SMALL = (
     + line("folio_unlock: (folio_unlock+0x0/0x20) folio=0xffffea0000998180 flags=0x5")
     + line("end_access: (gnttab_end_foreign_access_ref_v1+0x0/0x40) ref=9")
 ).replace(",0x0,0x0", "").encode()
-COLUMNS = ("time", "pfn", "mfn", "ref", "handle", "domid", "status", "cpu", "task")
+PLAIN = SMALL.replace(b"new\nline", b"new line")
+LATENCY = b"".join(
+    b"%s-%-7s   1..... 12345us*: %s\n" % (row[8:16], row[17:22].strip(), row.split(b": ", 1)[1])
+    if b"208: " in row else row + b"\n" for row in PLAIN.splitlines())
+PERF = as_perf(PLAIN)
+FORMS = pytest.mark.parametrize(("read", "small"), [
+    (read, SMALL), (read, LATENCY), (read_perf, PERF)], ids=["ftrace", "latency", "perf"])
+Read = Callable[[bytes], Trace]
+COLUMNS = ("time", "pfn", "mfn", "ref", "handle", "domid", "status", "cpu")
 
 
-def test_every_truncation_gives_a_part_of_the_whole() -> None:
+def rows_of(trace: Trace) -> list[tuple[object, ...]]:
+    """All events but losses, with the names of tasks."""
+    rows = events_of(trace, *COLUMNS, "call", "task")
+    return [(*row[:-1], trace.task_name(int(str(row[-1])))) for row in rows if row[0] != "lost"]
+
+
+@FORMS
+def test_every_truncation_gives_a_part_of_the_whole(read: Read, small: bytes) -> None:
     """Except that a map whose writes are cut off needs no write, and a loss no follower."""
-    whole = [row for row in events_of(read(SMALL), *COLUMNS) if row[0] != "lost"]
-    for end in range(len(SMALL)):
+    whole = rows_of(read(small))
+    assert len(whole) >= 11
+    for end in range(0, len(small), 1 if small is SMALL else 3):
         try:
-            part = [row for row in events_of(read(SMALL[:end]), *COLUMNS) if row[0] != "lost"]
+            part = rows_of(read(small[:end]))
         except InputError as error:
-            assert str(error).startswith("capture.txt:")
+            assert str(error).startswith(("capture.txt:", "perf.txt:"))
             continue
         assert part == whole[: len(part)]
 
 
-def test_ten_thousand_flipped_bytes() -> None:
+@FORMS
+def test_thousands_of_flipped_bytes(read: Read, small: bytes) -> None:
     random_bytes = random.Random(2)
-    for _ in range(10_000 // 8):
-        damaged = bytearray(SMALL)
+    for _ in range(10_000 // 8 if small is SMALL else 400):
+        damaged = bytearray(small)
         for _ in range(8):
             damaged[random_bytes.randrange(len(damaged))] = random_bytes.randrange(256)
         try:
@@ -72,8 +92,18 @@ def test_ten_thousand_flipped_bytes() -> None:
 @given(st.binary(max_size=2000))
 def test_binary_junk(junk: bytes) -> None:
     looks_like_ftrace(junk)
+    looks_like_perf(junk)
     with pytest.raises(InputError):
         read(junk)
+    with pytest.raises(InputError):
+        read_perf(junk)
+
+
+@pytest.mark.parametrize("first", [b" ", b"1 ", b"[1] ", b"1: ", b"-1 [", b"a", b"\n", b"#\n"])
+def test_what_a_file_is_is_known_at_once(first: bytes) -> None:
+    """No pattern tries the same bytes over and over; 8 KiB are what it is asked of."""
+    assert not looks_like_ftrace((first * 8192)[:8192])
+    assert not looks_like_perf((first * 8192)[:8192])
 
 
 @given(st.lists(st.sampled_from(SMALL.splitlines(keepends=True)), max_size=40))
@@ -114,8 +144,10 @@ def test_huge_numbers_are_refused_or_left_out(old: bytes, new: bytes) -> None:
         assert len(trace.events()) < len(read(SMALL).events()) + 2
 
 
-def test_blocks_cut_anywhere_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = events_of(read(SMALL), *COLUMNS, "call")
+@FORMS
+def test_blocks_cut_anywhere_read_the_same(monkeypatch: pytest.MonkeyPatch, read: Read,
+                                           small: bytes) -> None:
+    whole = rows_of(read(small))
     for size in (1, 13, 64, 333, 1024):
         monkeypatch.setattr("xenm2p.formats.ftrace_lines.BLOCK_SIZE", size)
-        assert events_of(read(SMALL), *COLUMNS, "call") == whole
+        assert rows_of(read(small)) == whole

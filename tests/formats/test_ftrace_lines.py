@@ -101,9 +101,84 @@ def test_every_header_form(form: str) -> None:
     assert task_and_time(form + WRITE + "\n") == ("0.xvda-0-2656", 1, 1_390_727_208_000)
 
 
+# As Linux 6.18 printed them; options/irq-info off, and the kernel of 2.6.38 without flags.
+@pytest.mark.parametrize(("form", "nanoseconds"), [
+    ("           <...>-6399    [001] ...1. 4697363197989: ", 4_697_363_197_989),  # x86-tsc
+    ("           <...>-6399    [001]           41: ", 41),  # counter
+    ("           <...>-6399  [001]1878564269596: ", 1_878_564_269_596),  # report --raw-ts
+    ("           <...>-6399  [001]  1878.564269: (+3263)  ", 1_878_564_269_000),  # --ts-diff
+    ("           <...>-6399  [001]  1878.564269:          ", 1_878_564_269_000),
+    ("   <...>-6399      1...1. 23753us*: ", 23_753_000),  # options/latency-format
+    ("   <...>-6399      1...1.    3us : ", 3000),
+    ("   <...>-6399      1d.... 1234us!: ", 1_234_000),  # 2.6.38-5.13
+    ("   <...>-6399      1...1. 41716158: ", 41_716_158),  # .. with a clock that is no time
+    ("   <...>-6399      1.....  1878.564270: ", 1_878_564_270_000),  # report -l
+    ("   <...>-6399      1.....  1878.564269596: ", 1_878_564_269_596),
+    ("           <...>    6399   1 0 00000001 00000000 [6badb5c6] 8.038ms (+10.816ms): ",
+     0x6BADB5C6 * 1000),  # options/verbose
+    ("           <...>    6399   1 0 00000001 00000000 [00000445d4008471] 4171 (+0): ",
+     0x445D4008471),
+])
+def test_every_clock_and_width(form: str, nanoseconds: int) -> None:
+    assert task_and_time(form + WRITE + "\n") == ("<...>-6399", 1, nanoseconds)
+    assert looks_like_ftrace((form + WRITE + "\n").encode())
+    events = read((form + WRITE + "\n") * 3).events()
+    assert events.time.tolist() == [nanoseconds] * 3
+    assert events.cpu.tolist() == [1] * 3
+
+
+def test_a_step_of_time_is_told_from_an_event() -> None:
+    stepped = "           <...>-6399  [001]  1878.564269: (+3263)  "
+    plain = "           <...>-6399  [001]  1878.564269: "
+    assert len(read((stepped + WRITE + "\n" + plain + WRITE + "\n") * 3).events()) == 6
+
+
 def test_latency_format_counts_microseconds() -> None:
     text = f"# tracer: nop\n  xvda-0-2656      1d.h2.  12345us+: {WRITE}\n"
     assert task_and_time(text) == ("xvda-0-2656", 1, 12_345_000)
+    assert any(note.startswith("latency format: times are micros") for note in read(text).notes)
+
+
+LATENCY_HEADER = """\
+# tracer: nop
+#
+# nop latency trace v1.1.5 on 6.1.0-9-amd64
+# --------------------------------------------------------------------
+# latency: 0 us, #2/14, CPU#1 | (M:PREEMPT(none) VP:0, KP:0, SP:0 HP:0 #P:2)
+#    -----------------
+"""
+
+
+def test_the_header_of_the_latency_format_names_the_kernel_and_the_loss() -> None:
+    trace = read(LATENCY_HEADER + f"  xvda-0-2656      1d.h2.  12345us+: {WRITE}\n")
+    assert trace.kernel == "p2m-only-continue"
+    assert any("the header names Linux 6.1.0-9-amd64" in note for note in trace.notes)
+    assert events_of(trace, "cpu", "ref")[0] == ("lost", 1, 12)
+
+
+@pytest.mark.parametrize(("stamp", "is_told"), [
+    ("1390.727208", False), ("4697363197989", True), ("          41", True)])
+def test_a_clock_that_does_not_count_nanoseconds_is_told(stamp: str, is_told: bool) -> None:
+    text = f"        0.xvda-0-2656    [001] ..... {stamp}: {WRITE}\n" * 2
+    assert is_told == any("x86-tsc or counter" in note for note in read(text).notes)
+
+
+def test_digits_of_a_pasted_time_are_never_taken_for_flags() -> None:
+    assert task_and_time(f"x-1 [000] 1390.727208: {WRITE}\n")[2] == 1_390_727_208_000
+
+
+def test_stack_traces_are_passed_over() -> None:
+    stack = line("kernel_stack: <stack trace >") + " => set_foreign_p2m_mapping\n"
+    trace = read(line(WRITE) + line("<stack trace>") + " => __set_phys_to_machine\n" + stack)
+    assert len(trace.events()) == 1
+    assert not any("no ftrace events" in note for note in trace.notes)
+
+
+def test_options_fields() -> None:
+    """options/fields prints every number twice, in hex and decimal."""
+    text = line("set_p2m: __probe_ip=0xffffffff81021d10 (-2130568944) pfn=0x8fefb (589563) "
+                "mfn=0x43be6 (277478)")
+    assert events_of(read(text * 2), "pfn", "mfn") == [("set_p2m", 0x8FEFB, 0x43BE6)] * 2
 
 
 def test_more_than_999_cpus() -> None:

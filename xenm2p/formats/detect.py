@@ -86,6 +86,19 @@ def _read_ftrace(opened: BinaryInput, extra: Extra) -> Trace:
     return read_ftrace(opened.stream, opened.name, memory=extra.memory)
 
 
+def _is_perf(first: bytes) -> bool:
+    from xenm2p.formats.ftrace import looks_like_perf
+
+    return looks_like_perf(first)
+
+
+def _read_perf(opened: BinaryInput, extra: Extra) -> Trace:
+    from xenm2p.formats.ftrace import read_ftrace
+    from xenm2p.formats.ftrace_layouts import PERF
+
+    return read_ftrace(opened.stream, opened.name, form=PERF, memory=extra.memory)
+
+
 _KEY = re.compile(rb"[ {]*[\"']?([A-Za-z0-9_-]{1,32})[\"']?[ \t]*:(?:\s|$)")
 
 
@@ -118,6 +131,7 @@ FORMATS: tuple[TraceFormat, ...] = (
     TraceFormat("xm2p", "a binary trace's first bytes 'xenm2p'", _is_binary, _read_binary),
     TraceFormat("yaml", "a YAML trace's 'format: xenm2p-trace'", _is_yaml, _read_yaml),
     TraceFormat("ftrace", "ftrace text's header or event lines", _is_ftrace, _read_ftrace),
+    TraceFormat("perf", "perf script's event lines", _is_perf, _read_perf),
 )
 
 # Files that people will try, and what to do with them instead.

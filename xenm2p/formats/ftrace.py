@@ -1,4 +1,4 @@
-"""ftrace text -> Trace: ``trace``, ``trace_pipe`` and ``trace-cmd report`` with kprobes.
+"""ftrace text -> Trace: ``trace``, ``trace-cmd report`` and ``perf script`` with kprobes.
 
 The steps are in the files beside this one: lines, fields, calls, writes, events. What the
 probes mean is in probes.py; what a capture cannot show is said in `Trace.notes`.
@@ -33,7 +33,9 @@ from xenm2p.formats.ftrace_events import (
 )
 from xenm2p.formats.ftrace_fields import Classifier
 from xenm2p.formats.ftrace_kernel import Evidence, conclude
+from xenm2p.formats.ftrace_layouts import FTRACE, PERF, Clock, LineForm
 from xenm2p.formats.ftrace_lines import LineReader, Mask
+from xenm2p.formats.ftrace_losses import losses_of
 from xenm2p.formats.ftrace_sightings import Sighted, sight
 from xenm2p.formats.ftrace_writes import (
     VMEMMAP_BASE,
@@ -46,20 +48,15 @@ from xenm2p.formats.ftrace_writes import (
     without_inner,
 )
 from xenm2p.formats.probes import Role
-from xenm2p.trace import INVALID, NO_CALL, NO_REF, Events, Kind, Runs, Trace
+from xenm2p.trace import INVALID, NO_CALL, Events, Kind, Runs, Trace
 
-_EVENT_LINE = (
-    rb"[^\n]{1,60}?-\d{1,10} *(?:\( *[\d-]+\) *)?\[\d{1,5}\](?: \S{3,10})? +"
-    rb"\d{1,20}(?:\.\d{6,9})?: +\S"
-)
 _LOOKS = re.compile(
-    rb"# tracer: |cpus=\d+\n|(?:[^\n]{0,4096}\n){0,8}?"
-    rb"(?:" + _EVENT_LINE + rb"|CPU:\d+ \[|##### CPU)"
+    rb"# tracer: |(?:version = \d+\n)?cpus=\d+\n|(?:[^\n]{0,4096}\n){0,8}?"
+    rb"(?:" + FTRACE.looks + rb"|CPU:\d+ \[|##### CPU)"
 )
-_LOST_LINE = re.compile(
-    r"CPU:(?P<cpu>\d{1,4}) \[(?:LOST )?(?:(?P<count>\d{1,18}) )?EVENTS(?: DROPPED)?\]"
-    r"|##### CPU (?P<started>\d{1,4}) buffer started ####")
-_WRITTEN = re.compile(r"# entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})\b.*")
+_LOOKS_LIKE_PERF = re.compile(
+    rb"# ========\n# captured on|(?:#[^\n]*\n|\n){0,200}(?:[^\n]{0,4096}\n){0,8}?" + PERF.looks
+)
 _NAMES_IN_NOTE = 8
 
 
@@ -68,13 +65,19 @@ def looks_like_ftrace(first_bytes: bytes) -> bool:
     return _LOOKS.match(first_bytes) is not None
 
 
-def read_ftrace(stream: BinaryIO, source: str, *, memory: Runs | None = None,
-                vmemmap_base: int | None = None) -> Trace:
+def looks_like_perf(first_bytes: bytes) -> bool:
+    """Whether a file that begins so is what perf script prints of tracepoints."""
+    return _LOOKS_LIKE_PERF.match(first_bytes) is not None
+
+
+def read_ftrace(stream: BinaryIO, source: str, *, form: LineForm = FTRACE,
+                memory: Runs | None = None, vmemmap_base: int | None = None) -> Trace:
     """Read ftrace text into a trace.
 
-    `source` is the name for errors. `memory` is the p2m from a dump: `Trace.memory` then
-    has its rows, after those of pages that were foreign before the capture began and of
-    which the dump does not tell (``F:0xfffffffffffff``: foreign, frame unknown).
+    `source` is the name for errors, `form` which tracer's text it is. `memory` is the p2m
+    from a dump: `Trace.memory` then has its rows, after those of pages that were foreign
+    before the capture began and of which the dump does not tell (``F:0xfffffffffffff``:
+    foreign, frame unknown).
     `vmemmap_base` is where the kernel's struct pages begin; without it the default, or
     where that explains no write, the one that the writes of the capture's calls show.
     Memory is a few times that of the events, plus a block of text.
@@ -83,14 +86,14 @@ def read_ftrace(stream: BinaryIO, source: str, *, memory: Runs | None = None,
     line without an argument it needs or with one that is no number, and for lines of more
     than 1 MiB. Lines that are no events are left out, which `Trace.notes` says.
     """
-    lines = LineReader(source)
+    lines = LineReader(source, form)
     classifier = Classifier()
     calls = CallReader(source, lines.idle)
     seen = Sighted()
     for block in lines.blocks(stream):
         sight(block, classifier, calls, seen, source)
     if not lines.events:
-        raise InputError("no ftrace event in it", source=source)
+        raise InputError(f"no {form.name} event in it", source=source)
     return _Assembly(lines, classifier, calls.table(), calls, seen, memory, vmemmap_base).trace()
 
 
@@ -148,8 +151,9 @@ class _Assembly:
                          "page: events between them are not in the capture")
         notes.insert(0, sees(events, has_memory=self.memory is not None))
         self._line_notes(lost, notes)
-        return Trace.of_events(events, kernel=kernel, origin=f"ftrace text {self.lines.source}",
-                               memory=runs, tasks=self.lines.tasks, notes=notes)
+        return Trace.of_events(
+            events, kernel=kernel, origin=f"{self.lines.form.name} text {self.lines.source}",
+            memory=runs, tasks=self.lines.tasks, notes=notes)
 
     def _base(self, writes: Sightings, notes: list[str]) -> int:
         if self.vmemmap_base is not None:
@@ -162,18 +166,7 @@ class _Assembly:
 
     def _add_losses(self, line: Timeline) -> int:
         """`lost` events, from the marks that tracers leave; returns how many there are."""
-        rows = []
-        for place, text in self.lines.remarks:
-            written = _WRITTEN.fullmatch(text)
-            if written is not None:
-                overwritten = int(written[2]) - int(written[1])
-                if overwritten > 0:
-                    rows.append((place, self.lines.first_cpu, min(overwritten, NO_REF - 1)))
-                continue
-            lost = _LOST_LINE.match(text)
-            if lost is not None:
-                count = min(int(lost["count"]), NO_REF - 1) if lost["count"] else NO_REF
-                rows.append((place, int(lost["cpu"] or lost["started"]), count))
+        rows = losses_of(self.lines.remarks, self.lines.first_cpu)
         table = np.array(rows, np.int64).reshape(len(rows), 3)
         add_losses(line, table[:, 0], table[:, 1], table[:, 2])
         return len(rows)
@@ -228,10 +221,10 @@ class _Assembly:
 
     def _call_notes(self, left: CallEvents, notes: list[str]) -> None:
         if self.reader.blank_arrays:
-            notes.append(
-                f"{self.reader.blank_arrays} calls have arrays of zeros only, as trace-cmd "
-                "report prints them: pages and frames are taken from the p2m writes, refs and "
-                "handles are missing; trace-cmd report -R prints the data")
+            why = self.lines.form.blank_arrays.format(
+                lacking="pages and frames are taken from the p2m writes, refs and handles are "
+                        "missing")
+            notes.append(f"{self.reader.blank_arrays} calls have arrays of zeros only, {why}")
         if left.without_page:
             notes.append(f"{left.without_page} pages of calls are not in the capture: more than "
                          "the probes fetched, and no p2m write shows them")
@@ -240,13 +233,19 @@ class _Assembly:
                          "made none, or events were lost without a mark")
 
     def _line_notes(self, lost: int, notes: list[str]) -> None:
+        if Clock.TICKS in self.lines.clocks:
+            notes.append("times are counts without a unit, as of trace_clock x86-tsc or counter: "
+                         "they are taken for nanoseconds")
+        if Clock.SINCE_BUFFER in self.lines.clocks:
+            notes.append("latency format: times are microseconds since the buffer's first event, "
+                         "and names of tasks are cut to 8 characters")
         if lost:
             notes.append(f"the tracer lost events in {lost} places")
         if self.seen.waits:
             notes.append(f"{self.seen.waits} tasks waited for a page lock: the wait is no event")
         if self.lines.strays:
-            notes.append(f"{self.lines.strays} lines are no ftrace events and were left out, the "
-                         f"first is line {self.lines.first_stray}")
+            notes.append(f"{self.lines.strays} lines are no {self.lines.form.name} events and "
+                         f"were left out, the first is line {self.lines.first_stray}")
         if self.lines.last_line_cut:
             notes.append("the last line has no end and was left out: it may be cut short")
         ignored = self.classifier.ignored

@@ -28,9 +28,9 @@ _DIGITS = 16  # as many as a number may have that is read with others
 _FIELD_REACH = 256  # fields further right than this are read line by line
 
 # A kprobe prints where it is, a kretprobe also where it returns to;
-# trace-cmd report -R prints the event's own fields of the same meaning.
+# trace-cmd report -R prints the event's own fields of the same meaning. perf names the group.
 _HEAD = re.compile(
-    rb"(?P<event>[^\s:]+): *"
+    rb"(?:[\w.-]+:(?=[^\s:]+:(?:\s|$)))?(?P<event>[^\s:]+): *"
     rb"(?:\((?P<place>[^()]*(?:\([^()]*\))?[^()]*)\)(?: |$)|(?P<raw>(?:__probe_\w+=\S+ ?)+))?"
 )
 _AT_SYMBOL = re.compile(rb"(?P<function>[A-Za-z_][\w.]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+.*")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from xenm2p.errors import UsageError
 from xenm2p.formats.probes import Role
 from xenm2p.kernels import KMAP_ONLY, LOCAL_FOREIGN, P2M_ONLY_CONTINUE, model_for
+
+# perf script --header; kernel/trace/trace.c: print_trace_header
+_NAMES_KERNEL = re.compile(
+    r"# os release : (?P<perf>\S+)|# \S+ latency trace v[\d.]+ on (?P<latency>\S+)")
 
 
 @dataclass(slots=True)
@@ -34,6 +39,9 @@ class Evidence:
         words = text.lstrip("# ").split()
         if len(words) == 2 and words[0] in ("kernel:", "release:"):
             self.named = words[1]
+        named = _NAMES_KERNEL.fullmatch(text)
+        if named is not None:
+            self.named = named["perf"] or named["latency"]
         # 54357f0c9149, 5.14; kernels with the RT patches had a column of this name before.
         if "_-=> migrate-disable" in text:
             self.has_migrate_disable = True
