@@ -64,7 +64,7 @@ def check_command(
     check_writable(output, force=force)
     request = _request(parameters, strict=strict, quiet=quiet, progress=progress)
     reading = read_through(trace, progress=progress and not quiet, memory=request.memory,
-                           again=wants_model)
+                           again=wants_model, merge=request.merge)
     pairs = _pairs(reading)
     differs = False
     if wants_model:

@@ -14,12 +14,14 @@ from xenm2p.errors import EXIT_CLEAN, EXIT_LOSSY
 @options.trace_argument
 @writing_options
 @options.memory_option
+@options.merge_option
 @options.strict_option
 @options.quiet_option
 @options.progress_option
 def convert_command(
     trace: str, output: str, force: bool, to: str | None, compress: str | None,
-    chunk_events: int | None, memory: str | None, strict: bool, quiet: bool, progress: bool,
+    chunk_events: int | None, memory: str | None, merge: tuple[str, ...], strict: bool,
+    quiet: bool, progress: bool,
 ) -> int:
     """Convert TRACE to YAML, which people read and edit, or to .xm2p, which holds captures
     of any length and is read without parsing.
@@ -32,6 +34,7 @@ def convert_command(
     Examples:
       xenm2p convert trace.txt.xz --memory p2m.txt -o trace.xm2p
       xenm2p convert trace.xm2p -o trace.yaml
+      xenm2p convert per_cpu/ -o trace.xm2p
       xenm2p convert --to xm2p --compress zlib -o - trace.yaml | ssh host ...
     """
     from xenm2p.cli.output import check_writable
@@ -41,7 +44,7 @@ def convert_command(
     target = check_target(output, to, compress, chunk_events)
     check_writable(output, force=force)
     losses: list[Loss] = []
-    opened = read_trace(trace, memory=memory, losses=losses)
+    opened = read_trace(trace, memory=memory, losses=losses, merge=merge)
     has_lost = write_trace(
         opened, output, target=target, force=force, compress=compress,
         chunk_events=chunk_events, progress=progress and not quiet)

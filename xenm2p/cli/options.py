@@ -84,8 +84,17 @@ def memory_option(command: Command) -> Command:
              "Without it no frame of a capture is known to be the domain's own.")(command)
 
 
+def merge_option(command: Command) -> Command:
+    """--merge."""
+    return click.option(
+        "--merge", metavar="FILE", multiple=True, shell_complete=complete_file,
+        help="Take FILE and TRACE as parts of one capture, such as the text of single cpus, "
+             "and merge them by time. Repeatable. A directory of such files, as a copy of "
+             "tracing/per_cpu is one, can be TRACE or FILE.")(command)
+
+
 def kernel_options(command: Command) -> Command:
-    """--kernel, --traced-kernel, --memory."""
+    """--kernel, --traced-kernel, --memory, --merge."""
     return _all(
         click.option(
             "-k", "--kernel", metavar="KERNEL",
@@ -100,6 +109,7 @@ def kernel_options(command: Command) -> Command:
             shell_complete=_complete(lambda: MODELS),
             help="Kernel that the trace was taken on, in place of what the trace says."),
         memory_option,
+        merge_option,
     )(command)
 
 

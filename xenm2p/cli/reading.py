@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from xenm2p.cli.progress import with_progress
 from xenm2p.formats.binary import BinaryReport, Loss, scan_binary
-from xenm2p.formats.detect import Extra, known_format, read_memory
-from xenm2p.formats.streams import open_input
+from xenm2p.formats.detect import Extra, read_known, read_memory
 from xenm2p.report.contents import Contents
 from xenm2p.trace import Trace
 
@@ -46,14 +46,15 @@ class Reading:
 
 
 def read_through(
-    name: str, *, progress: bool, memory: str | None = None, again: bool = False
+    name: str, *, progress: bool, memory: str | None = None, again: bool = False,
+    merge: Sequence[str] = (),
 ) -> Reading:
     """Read a whole trace; a damaged .xm2p file as far as it can be had. Raises InputError.
 
-    `memory` names a p2m dump; with `again` the trace can be iterated afterwards, whatever
-    the input is.
+    `memory` names a p2m dump, `merge` more files of the capture; with `again` the trace can
+    be iterated afterwards, whatever the input is.
     """
-    reading = _opened(name, memory, again)
+    reading = _opened(name, memory, again, merge)
     for events in with_progress(
             reading.trace.chunks(), len, reading.trace.length, wanted=progress):
         reading.contents.add(events)
@@ -63,17 +64,10 @@ def read_through(
     return reading
 
 
-def _opened(name: str, memory: str | None, again: bool) -> Reading:
-    rows = None if memory is None else read_memory(memory)
-    opened = open_input(name)
-    try:
-        found = known_format(opened)
-        losses: list[Loss] = []
-        extra = Extra(rows, losses, again, salvage=True)
-        trace = found.read(opened, extra)
-        report = (scan_binary(opened.path, name)
-                  if found.name == "xm2p" and opened.path is not None else None)
-        return Reading(name, found.name, trace, losses=losses, report=report)
-    except BaseException:
-        opened.stream.close()
-        raise
+def _opened(name: str, memory: str | None, again: bool, merge: Sequence[str]) -> Reading:
+    losses: list[Loss] = []
+    extra = Extra(None if memory is None else read_memory(memory), losses, again, salvage=True)
+    known = read_known((name, *merge), extra)
+    is_binary = known.format.name == "xm2p"
+    report = scan_binary(known.path, name) if is_binary and known.path is not None else None
+    return Reading(name, known.format.name, known.trace, losses=losses, report=report)

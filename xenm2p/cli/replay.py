@@ -38,7 +38,8 @@ def replay_command(
     """Replay each TRACE and show counts, collisions and findings.
 
     A TRACE is a capture (ftrace text), a YAML trace or an .xm2p file, found by content;
-    plain or compressed with gzip, xz or zstd; - is standard input. Without --kernel the
+    plain or compressed with gzip, xz or zstd; - is standard input. With --merge all files
+    named are one capture. Without --kernel the
     replay is under the kernel that was traced.
 
     Filters and --from, --to choose what is shown and what the exit status tells of; they
@@ -55,6 +56,7 @@ def replay_command(
       xenm2p replay traces/mount-ext4-same-domain.yaml --kernel 3.4
       xenm2p replay trace.txt.xz --memory p2m.txt --assume-dio -k 3.4
       xenm2p replay --events --pfn 0x1010 trace.yaml
+      xenm2p replay cpu0.txt --merge cpu1.txt --merge cpu2.txt
       xenm2p replay -f github -o report.md trace.xm2p
       xenm2p replay -q --fail-on warning *.xm2p && echo clean
     """
@@ -63,6 +65,9 @@ def replay_command(
 
     check_writable(output, force=force)
     request = request_of(parameters)
+    if request.merge:
+        request.merge = (*traces[1:], *request.merge)
+        traces = traces[:1]
     filters = options.filters_as_typed(click.get_current_context())
     statuses = []
     with text_output(output, force=force) as out:

@@ -31,6 +31,7 @@ class ReplayRequest:
     kernel: str | None
     traced_kernel: str | None
     memory: str | None
+    merge: tuple[str, ...]
     assume_dio: bool
     engine: str
     strict: bool
@@ -43,7 +44,8 @@ class ReplayRequest:
                  for flag, value in (("--kernel", self.kernel),
                                      ("--traced-kernel", self.traced_kernel),
                                      ("--memory", self.memory)) if value is not None]
-        return given + [["--assume-dio"]] * self.assume_dio
+        merged = [["--merge", name] for name in self.merge]
+        return given + merged + [["--assume-dio"]] * self.assume_dio
 
 
 @dataclass(slots=True)
@@ -91,7 +93,7 @@ def open_session(name: str, request: ReplayRequest, selection: Selection) -> Ses
     check_kernels(request)
     losses: list[Loss] = []
     trace = read_trace(name, memory=request.memory, losses=losses,
-                       again=request.kernel == AUTO)
+                       again=request.kernel == AUTO, merge=request.merge)
     heading = (chosen_heading(name, trace, request, model_agreements(trace, request))
                if request.kernel == AUTO else heading_of(name, trace, request))
     return Session(request, heading, trace, selection, losses)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from xenm2p.errors import InputError, nearest
+from xenm2p.formats.parts import all_parts
 from xenm2p.formats.streams import BinaryInput, open_input
 from xenm2p.formats.yaml_schema import SCALARS, SECTIONS
 from xenm2p.trace import Runs, Trace
@@ -47,6 +48,8 @@ class TraceFormat:
     looks: str  # what was looked for, for the message when nothing was found
     sniff: Callable[[bytes], bool]
     read: Callable[[BinaryInput, Extra], Trace]
+    # Several files that are one capture, where the format may be in such.
+    read_parts: Callable[[list[BinaryInput], Extra], Trace] | None = None
 
 
 def _is_binary(first: bytes) -> bool:
@@ -86,6 +89,13 @@ def _read_ftrace(opened: BinaryInput, extra: Extra) -> Trace:
     return read_ftrace(opened.stream, opened.name, memory=extra.memory)
 
 
+def _read_ftrace_parts(opened: list[BinaryInput], extra: Extra) -> Trace:
+    from xenm2p.formats.ftrace import read_ftrace_parts
+
+    return read_ftrace_parts([(part.stream, part.name) for part in opened],
+                             memory=extra.memory)
+
+
 def _is_perf(first: bytes) -> bool:
     from xenm2p.formats.ftrace import looks_like_perf
 
@@ -97,6 +107,14 @@ def _read_perf(opened: BinaryInput, extra: Extra) -> Trace:
     from xenm2p.formats.ftrace_layouts import PERF
 
     return read_ftrace(opened.stream, opened.name, form=PERF, memory=extra.memory)
+
+
+def _read_perf_parts(opened: list[BinaryInput], extra: Extra) -> Trace:
+    from xenm2p.formats.ftrace import read_ftrace_parts
+    from xenm2p.formats.ftrace_layouts import PERF
+
+    return read_ftrace_parts([(part.stream, part.name) for part in opened], form=PERF,
+                             memory=extra.memory)
 
 
 _KEY = re.compile(rb"[ {]*[\"']?([A-Za-z0-9_-]{1,32})[\"']?[ \t]*:(?:\s|$)")
@@ -130,8 +148,9 @@ def _with_memory(trace: Trace, extra: Extra) -> Trace:
 FORMATS: tuple[TraceFormat, ...] = (
     TraceFormat("xm2p", "a binary trace's first bytes 'xenm2p'", _is_binary, _read_binary),
     TraceFormat("yaml", "a YAML trace's 'format: xenm2p-trace'", _is_yaml, _read_yaml),
-    TraceFormat("ftrace", "ftrace text's header or event lines", _is_ftrace, _read_ftrace),
-    TraceFormat("perf", "perf script's event lines", _is_perf, _read_perf),
+    TraceFormat("ftrace", "ftrace text's header or event lines", _is_ftrace, _read_ftrace,
+                _read_ftrace_parts),
+    TraceFormat("perf", "perf script's event lines", _is_perf, _read_perf, _read_perf_parts),
 )
 
 # Files that people will try, and what to do with them instead.
@@ -150,7 +169,7 @@ def format_of(first: bytes) -> TraceFormat | None:
 
 def read_trace(
     name: str, *, memory: str | None = None, losses: Losses | None = None,
-    again: bool = False,
+    again: bool = False, merge: Sequence[str] = (),
 ) -> Trace:
     """The trace in a file of any known format, found by its content; ``-`` is standard input.
 
@@ -158,17 +177,60 @@ def read_trace(
     ends early has lost is appended to `losses` while the trace is iterated. With `again`
     the trace can be iterated any number of times: what is a stream is copied to a
     temporary file, which nobody else sees and which goes with the program.
+    `merge` names more files of the same capture; a directory stands for the files of
+    single cpus in it. They are merged by time.
     Raises InputError for what cannot be read or has no known format; where a format is
     read piece by piece, also later, while the trace is iterated.
     """
     extra = Extra(None if memory is None else read_memory(memory),
                   [] if losses is None else losses, again)
-    opened = open_input(name)
+    return read_known((name, *merge), extra).trace
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A trace, its format, and its file where that is a single one that can be mapped."""
+
+    trace: Trace
+    format: TraceFormat
+    path: Path | None
+
+
+def read_known(names: Sequence[str], extra: Extra) -> Known:
+    """The trace in a file, or in several files or directories that are one capture."""
+    opened: list[BinaryInput] = []
     try:
-        return known_format(opened).read(opened, extra)
+        for name in all_parts(names):
+            opened.append(open_input(name))
+        if len(opened) == 1:
+            found = known_format(opened[0])
+            return Known(found.read(opened[0], extra), found, opened[0].path)
+        found, read_parts = _format_of_parts(opened)
+        with_events = [part for part in opened if part.first]  # a cpu may have had none
+        return Known(read_parts(with_events, extra), found, None)
     except BaseException:
-        opened.stream.close()
+        for part in opened:
+            part.stream.close()
         raise
+
+
+def _format_of_parts(opened: list[BinaryInput]) -> tuple[
+        TraceFormat, Callable[[list[BinaryInput], Extra], Trace]]:
+    found: TraceFormat | None = None
+    for part in opened:
+        if not part.first:
+            continue
+        format_ = known_format(part)
+        if format_.read_parts is None:
+            raise InputError(f"is {format_.name}, which is not merged with other files: only "
+                             "text of ftrace and perf script is", source=part.name)
+        if found is not None and format_ is not found:
+            raise InputError(f"is {format_.name} and {opened[0].name} is {found.name}: only "
+                             "files of one format are merged", source=part.name)
+        found = format_
+    if found is None or found.read_parts is None:
+        raise InputError("the file is empty", source=opened[0].name)
+    return found, found.read_parts
 
 
 def known_format(opened: BinaryInput) -> TraceFormat:
@@ -182,9 +244,28 @@ def known_format(opened: BinaryInput) -> TraceFormat:
     for magic, hint in _HINTS:
         if first.startswith(magic):
             raise InputError(hint, source=opened.name)
+    if _is_ring_buffer(first):
+        raise InputError("this may be trace_pipe_raw, pages of the ring buffer itself; give "
+                         "trace or trace_pipe, or record with trace-cmd and give trace.dat",
+                         source=opened.name)
     looked_for = ", ".join(each.looks for each in FORMATS)
     raise InputError(f"unknown format: it begins with {ascii(first[:16])[1:]}; looked for "
                      f"{looked_for}", source=opened.name)
+
+
+def _is_ring_buffer(first: bytes) -> bool:
+    """Whether a page of the kernel's trace ring buffer may stand at the begin.
+
+    kernel/trace/ring_buffer.c: struct buffer_data_page: a time stamp, and how many bytes of
+    the page's events are committed; flags above that tell of missed events. An event is at
+    least a word, and its first word has a type or a length of at least one word below.
+    """
+    if len(first) < 20:
+        return False
+    committed = int.from_bytes(first[8:16], "little")
+    in_page = committed & ~(3 << 30)
+    return 8 <= in_page <= 4080 and in_page % 4 == 0 and int.from_bytes(
+        first[:8], "little") > 0 and b"\0" in first[:8]
 
 
 def read_memory(name: str) -> Runs:

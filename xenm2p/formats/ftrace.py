@@ -7,6 +7,7 @@ probes mean is in probes.py; what a capture cannot show is said in `Trace.notes`
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -33,9 +34,9 @@ from xenm2p.formats.ftrace_events import (
 )
 from xenm2p.formats.ftrace_fields import Classifier
 from xenm2p.formats.ftrace_kernel import Evidence, conclude
-from xenm2p.formats.ftrace_layouts import FTRACE, PERF, Clock, LineForm
-from xenm2p.formats.ftrace_lines import LineReader, Mask
-from xenm2p.formats.ftrace_losses import losses_of
+from xenm2p.formats.ftrace_layouts import FTRACE, PERF, LineForm
+from xenm2p.formats.ftrace_lines import LineReader, Lines, Mask
+from xenm2p.formats.ftrace_merge import MergedReader
 from xenm2p.formats.ftrace_sightings import Sighted, sight
 from xenm2p.formats.ftrace_writes import (
     VMEMMAP_BASE,
@@ -87,13 +88,32 @@ def read_ftrace(stream: BinaryIO, source: str, *, form: LineForm = FTRACE,
     than 1 MiB. Lines that are no events are left out, which `Trace.notes` says.
     """
     lines = LineReader(source, form)
+    return _read(lines, lines.blocks(stream), memory, vmemmap_base)
+
+
+def read_ftrace_parts(parts: Sequence[tuple[BinaryIO, str]], *, form: LineForm = FTRACE,
+                      memory: Runs | None = None) -> Trace:
+    """Read files that are parts of one capture, one a cpu, into a trace; see `read_ftrace`.
+
+    `parts` are the open files with their names; their lines are merged by time, of equal
+    times in the order of the files. Errors name the file and its line.
+    """
+    lines = MergedReader.of(parts, form)
+    try:
+        return _read(lines, lines.blocks(), memory, None)
+    except InputError as error:
+        raise lines.located(error) from None
+
+
+def _read(lines: LineReader | MergedReader, blocks: Iterator[Lines], memory: Runs | None,
+          vmemmap_base: int | None) -> Trace:
     classifier = Classifier()
-    calls = CallReader(source, lines.idle)
+    calls = CallReader(lines.source, lines.task_names.idle)
     seen = Sighted()
-    for block in lines.blocks(stream):
-        sight(block, classifier, calls, seen, source)
+    for block in blocks:
+        sight(block, classifier, calls, seen, lines.source)
     if not lines.events:
-        raise InputError(f"no {form.name} event in it", source=source)
+        raise InputError(f"no {lines.form.name} event in it", source=lines.source)
     return _Assembly(lines, classifier, calls.table(), calls, seen, memory, vmemmap_base).trace()
 
 
@@ -101,7 +121,7 @@ def read_ftrace(stream: BinaryIO, source: str, *, form: LineForm = FTRACE,
 class _Assembly:
     """Puts a trace together from what was read."""
 
-    lines: LineReader
+    lines: LineReader | MergedReader
     classifier: Classifier
     calls: CallTable
     reader: CallReader
@@ -112,7 +132,7 @@ class _Assembly:
     def trace(self) -> Trace:
         """The trace, with notes on what the capture cannot show."""
         notes: list[str] = []
-        idle = self.lines.idle
+        idle = self.lines.task_names.idle
         writes = without_inner(self.seen.of(Role.P2M_WRITE, 2), idle, 2)
         base = self._base(writes, notes)
         line = Timeline([])
@@ -153,12 +173,12 @@ class _Assembly:
         self._line_notes(lost, notes)
         return Trace.of_events(
             events, kernel=kernel, origin=f"{self.lines.form.name} text {self.lines.source}",
-            memory=runs, tasks=self.lines.tasks, notes=notes)
+            memory=runs, tasks=self.lines.task_names.names, notes=notes)
 
     def _base(self, writes: Sightings, notes: list[str]) -> int:
         if self.vmemmap_base is not None:
             return self.vmemmap_base
-        base = find_base(self.calls, writes, self.lines.idle)
+        base = find_base(self.calls, writes, self.lines.task_names.idle)
         if base != VMEMMAP_BASE:
             notes.append(f"struct pages begin at 0x{base:x} here, as the p2m writes show, "
                          f"not at 0x{VMEMMAP_BASE:x}")
@@ -166,14 +186,14 @@ class _Assembly:
 
     def _add_losses(self, line: Timeline) -> int:
         """`lost` events, from the marks that tracers leave; returns how many there are."""
-        rows = losses_of(self.lines.remarks, self.lines.first_cpu)
+        rows = self.lines.losses()
         table = np.array(rows, np.int64).reshape(len(rows), 3)
         add_losses(line, table[:, 0], table[:, 1], table[:, 2])
         return len(rows)
 
     def _evidence(self) -> Evidence:
         evidence = Evidence(roles=self.reader.roles)
-        for _, text in self.lines.remarks:
+        for text in self.lines.header:
             evidence.header_line(text)
         for head in self.seen.functions:
             evidence.functions.update(re.findall(r"\((\w+)\+0x", head))
@@ -233,21 +253,11 @@ class _Assembly:
                          "made none, or events were lost without a mark")
 
     def _line_notes(self, lost: int, notes: list[str]) -> None:
-        if Clock.TICKS in self.lines.clocks:
-            notes.append("times are counts without a unit, as of trace_clock x86-tsc or counter: "
-                         "they are taken for nanoseconds")
-        if Clock.SINCE_BUFFER in self.lines.clocks:
-            notes.append("latency format: times are microseconds since the buffer's first event, "
-                         "and names of tasks are cut to 8 characters")
         if lost:
             notes.append(f"the tracer lost events in {lost} places")
         if self.seen.waits:
             notes.append(f"{self.seen.waits} tasks waited for a page lock: the wait is no event")
-        if self.lines.strays:
-            notes.append(f"{self.lines.strays} lines are no {self.lines.form.name} events and "
-                         f"were left out, the first is line {self.lines.first_stray}")
-        if self.lines.last_line_cut:
-            notes.append("the last line has no end and was left out: it may be cut short")
+        notes += self.lines.notes()
         ignored = self.classifier.ignored
         if ignored:
             most = [f"{name} {count}" for name, count in ignored.most_common(_NAMES_IN_NOTE)]

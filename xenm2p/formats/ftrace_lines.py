@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from xenm2p.errors import InputError
 from xenm2p.formats.ftrace_layouts import FTRACE, Clock, Layout, LineForm, layout_of, time_of
+from xenm2p.formats.ftrace_losses import Loss, losses_of
 from xenm2p.formats.ftrace_tasks import TaskNames
 from xenm2p.trace import I64, NO_CPU
 
@@ -55,6 +56,11 @@ class Lines:
     time: I64
     cpu: NDArray[np.int16]
     task: NDArray[np.int32]
+
+    def rows(self, where: slice) -> Lines:
+        """The lines at `where`, of the same text."""
+        return Lines(self.text, self.data, self.place[where], self.begin[where],
+                     self.end[where], self.time[where], self.cpu[where], self.task[where])
 
 
 def windows(data: Bytes, width: int) -> Bytes:
@@ -156,14 +162,29 @@ class LineReader:
     _fragment: _Fragment = _NO_FRAGMENT
 
     @property
-    def tasks(self) -> list[str]:
-        """The names of tasks."""
-        return self.task_names.names
+    def header(self) -> list[str]:
+        """Comment lines, and marks of losses."""
+        return [text for _, text in self.remarks]
 
-    @property
-    def idle(self) -> list[int]:
-        """The task numbers of pid 0."""
-        return self.task_names.idle
+    def losses(self) -> list[Loss]:
+        """The losses that the text tells of."""
+        return losses_of(self.remarks, self.first_cpu)
+
+    def notes(self) -> list[str]:
+        """What was left out, and what times mean."""
+        notes = []
+        if Clock.TICKS in self.clocks:
+            notes.append("times are counts without a unit, as of trace_clock x86-tsc or counter: "
+                         "they are taken for nanoseconds")
+        if Clock.SINCE_BUFFER in self.clocks:
+            notes.append("latency format: times are microseconds since the buffer's first event, "
+                         "and names of tasks are cut to 8 characters")
+        if self.strays:
+            notes.append(f"{self.strays} lines are no {self.form.name} events and were left out, "
+                         f"the first is line {self.first_stray}")
+        if self.last_line_cut:
+            notes.append("the last line has no end and was left out: it may be cut short")
+        return notes
 
     def blocks(self, stream: BinaryIO, size: int = 0) -> Iterator[Lines]:
         """The event lines of `stream`, block by block of about `size` bytes (`BLOCK_SIZE`).

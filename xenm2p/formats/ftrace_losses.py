@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from xenm2p.trace import NO_CPU, NO_REF
 
@@ -20,8 +21,16 @@ _WRITTEN = re.compile(
     r"|# latency: \d+ us, #(?P<shown>\d{1,18})/(?P<total>\d{1,18}), CPU#.*")
 
 
-def losses_of(remarks: list[tuple[int, str]], first_cpu: int) -> list[tuple[int, int, int]]:
-    """(place, cpu, count) of each loss that remarks tell of; a count of NO_REF is unknown.
+class Loss(NamedTuple):
+    """How many events a tracer lost before a place; NO_REF where that is not known."""
+
+    place: int
+    cpu: int
+    events: int
+
+
+def losses_of(remarks: list[tuple[int, str]], first_cpu: int) -> list[Loss]:
+    """The losses that remarks, with their places, tell of.
 
     `first_cpu` is taken for losses of the whole buffer.
     """
@@ -31,12 +40,13 @@ def losses_of(remarks: list[tuple[int, str]], first_cpu: int) -> list[tuple[int,
         if written is not None:
             kept, total = (int(n) for n in written.groups() if n is not None)
             if total > kept:
-                losses.append((place, first_cpu, min(total - kept, NO_REF - 1)))
+                losses.append(Loss(place, first_cpu, min(total - kept, NO_REF - 1)))
             continue
         lost = _LOST.match(text)
         if lost is not None:
             cpu = lost["cpu"] or lost["started"] or lost["perf_cpu"] or (
                 first_cpu if lost["chunks"] else NO_CPU)
             count = lost["count"] or lost["perf_count"]
-            losses.append((place, int(cpu), min(int(count), NO_REF - 1) if count else NO_REF))
+            losses.append(Loss(place, int(cpu),
+                               min(int(count), NO_REF - 1) if count else NO_REF))
     return losses
