@@ -6,21 +6,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from xenm2p.engine.overrides import (
-    Mask,
-    Overrides,
-    Sharing,
-    Writes,
-    frontend_entries,
-    heads_of,
-)
-from xenm2p.engine.pairing import sort_with_position
+from xenm2p.engine.order import Mask, distinct, head_rows, order_of, sort_with_position, tail_rows
+from xenm2p.engine.overrides import Overrides, Sharing, Writes, frontend_entries
 from xenm2p.engine.replay import NO_EVENT
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.kernels import KernelModel
 
 # What a frontend entry is to its frame: something else, the frame, or the frame with F.
 _OTHER, _PLAIN, _MARKED = 0, 1, 2
+# A position in a chunk, or its length, in this many bits.
+_POS_BITS = 17
 
 
 def follow(
@@ -39,100 +34,113 @@ def follow(
     old = np.flatnonzero(is_followed.take(overrides.old_frame))
     asked = np.flatnonzero(is_followed.take(overrides.query_frame))
     writes = overrides.writes
-    sizes = [len(begun), len(over), len(old), len(asked), len(writes.pos)]
-    row_frame = np.concatenate([frame, frame[over], overrides.old_frame[old],
-                                overrides.query_frame[asked], writes.frame])
-    row_pos = np.concatenate([pos, end[over], overrides.old_end[old],
-                              overrides.query_pos[asked], writes.pos])
+    sizes = np.cumsum([len(begun), len(over), len(old), len(asked), len(writes.pos)])
+    key = np.concatenate([frame, frame[over], overrides.old_frame[old],
+                          overrides.query_frame[asked], writes.frame])
+    key <<= _POS_BITS
+    key |= np.concatenate([pos, end[over], overrides.old_end[old],
+                           overrides.query_pos[asked], writes.pos])
+    by_both = sort_with_position(key)
+    order = order_of(key) if by_both is None else by_both.pos
+    key = key.take(order) if by_both is None else by_both.values()
+    row_frame, row_pos = key >> _POS_BITS, key & ((1 << _POS_BITS) - 1)
+    added, changes = order < sizes[0], order < sizes[2]
+    removed = changes & ~added
+    # Of rows that change nothing the event is 0, which the exclusive or leaves alone.
     event = np.concatenate([pos + first, pos[over] + first, overrides.old_event[old],
-                            np.zeros(sum(sizes[3:]), np.int64)])
-    change = np.repeat(np.array([1, -1, -1, 0, 0]), sizes)
-    query = np.concatenate([np.full(sum(sizes[:3]), -1), asked, np.full(len(writes.pos), -1)])
-    write = np.concatenate([np.full(sum(sizes[:4]), -1), np.arange(len(writes.pos))])
-    by_both = sort_with_position((row_frame << 17) | row_pos)
-    order = np.lexsort((row_pos, row_frame)) if by_both is None else by_both.pos
-    row_frame, row_pos, event = row_frame[order], row_pos[order], event[order]
-    change, query, write = change[order], query[order], write[order]
-    heads = heads_of(row_frame)
-    distinct = row_frame[heads]
-    group = np.zeros(len(row_frame), np.int64)
-    group[heads[1:]] = 1
-    group = np.cumsum(group)
+                            np.zeros(int(sizes[4] - sizes[2]), np.int64)]).take(order)
+    is_query = (order >= sizes[2]) & (order < sizes[3])
+    write = np.where(order >= sizes[3], order - sizes[3], -1) if len(writes.pos) else None
+    is_head = head_rows(row_frame)
+    heads = np.flatnonzero(is_head)
+    frames = row_frame.take(heads)
+    group = np.cumsum(is_head, dtype=np.int64)
+    group -= 1
     live_pages = _live_overrides(tables, is_followed)
     live_event = tables.pages.column["map_event"][live_pages]
-    live_group = np.searchsorted(distinct, tables.pages.column["frame"][live_pages])
-    kept = (live_group < len(distinct)) & (
-        distinct[np.minimum(live_group, len(distinct) - 1)]
-        == tables.pages.column["frame"][live_pages])
-    live_pages, live_event, live_group = live_pages[kept], live_event[kept], live_group[kept]
+    live_frame = tables.pages.column["frame"][live_pages]
+    live_group = np.minimum(np.searchsorted(frames, live_frame), len(frames) - 1)
+    kept = frames.take(live_group) == live_frame if len(frames) else np.zeros(0, np.bool_)
+    live_event, live_group = live_event[kept], live_group[kept]
 
-    count = np.cumsum(change)
-    before_group = np.concatenate([[0], count[heads[1:] - 1]])
-    count += (tables.frames.column["listed"][distinct] - before_group)[group]
-    first_xor = np.zeros(len(distinct), np.int64)
+    change = added.view(np.int8) - removed.view(np.int8)
+    count = np.cumsum(change, dtype=np.int64)
+    before_frame = np.concatenate([[0], count[heads[1:] - 1]])
+    count += (tables.frames.column["listed"].take(frames) - before_frame).take(group)
+    first_xor = np.zeros(len(frames), np.int64)
     np.bitwise_xor.at(first_xor, live_group, live_event)
-    xor = np.bitwise_xor.accumulate(np.where(change != 0, event, 0))
-    xor_before = np.concatenate([[0], xor[heads[1:] - 1]])
-    xor = xor ^ (first_xor ^ xor_before)[group]
+    xor = np.bitwise_xor.accumulate(event)
+    first_xor ^= np.concatenate([[0], xor[heads[1:] - 1]])
+    xor ^= first_xor.take(group)
 
-    plain, marked = frontend_entries(tables, distinct)
+    plain, marked = frontend_entries(tables, frames)
     if not model.marks_frontend and marked.any():
         return False
-    is_write = write >= 0
-    twice = (row_frame[1:] == row_frame[:-1]) & (row_pos[1:] == row_pos[:-1])
-    if (twice & (is_write[1:] | is_write[:-1])).any():
-        return False
     first_state = np.where(marked, _MARKED, np.where(plain, _PLAIN, _OTHER))
-    before, after = _states(model, writes, heads, group, first_state, change, count, write)
-    hot = is_write & (count != 0)
-    made.is_hot = bool(hot.any())
-    moves = _of_writes(writes.moves, write)
-    moved = hot & moves
-    if model.marks_frontend and moved.any():
-        for at in np.unique(group[moved]).tolist():
-            stop = heads[at + 1] if at + 1 < len(heads) else len(group)
-            rows = slice(int(heads[at]), int(stop))
-            page = int(tables.frames.column["page"][distinct[at]])
-            made.left += _move(
-                writes, rows, int(first_state[at]), page, int(distinct[at]), change, count,
-                write, row_pos, before, after)
-    on_mark = is_write & (before == _MARKED)
-    if (on_mark & ~_of_writes(writes.takes, write)).any():
-        return False
-    added, removed = change > 0, change < 0
-    made.multi_pos = row_pos[added & (count == 2)]
-    made.multi_other = (xor ^ event)[added & (count == 2)]
-    bare = hot & (after == _PLAIN) & (before != _PLAIN)
-    made.bare_pos, made.bare_frame = row_pos[bare], row_frame[bare]
+    listed = tables.frames.column["listed"].take(frames) > 0
+    if write is None and model.marks_frontend and (plain & listed | marked & ~listed).any():
+        write = np.full(len(group), -1)
+    if write is None:
+        before, after = _quiet_states(model, heads, group, first_state, count)
+    else:
+        before, after = _states(
+            model, writes, heads, group, first_state, change, count, write)
+    over_rows = np.zeros(0, np.int64)
+    if write is not None:
+        is_write = write >= 0
+        twice = (row_frame[1:] == row_frame[:-1]) & (row_pos[1:] == row_pos[:-1])
+        if (twice & (is_write[1:] | is_write[:-1])).any():
+            return False
+        hot = is_write & (count != 0)
+        made.is_hot = bool(hot.any())
+        moves = _of_writes(writes.moves, write)
+        moved = hot & moves
+        if model.marks_frontend and moved.any():
+            for at in distinct(group[moved]).tolist():
+                stop = heads[at + 1] if at + 1 < len(heads) else len(group)
+                span = slice(int(heads[at]), int(stop))
+                page = int(tables.frames.column["page"][frames[at]])
+                made.left += _move(
+                    writes, span, int(first_state[at]), page, int(frames[at]), change, count,
+                    write, row_pos, before, after)
+        on_mark = is_write & (before == _MARKED)
+        if (on_mark & ~_of_writes(writes.takes, write)).any():
+            return False
+        bare = hot & (after == _PLAIN) & (before != _PLAIN)
+        made.bare_pos, made.bare_frame = row_pos[bare], row_frame[bare]
+        over_rows = np.flatnonzero(on_mark & ~moves)
+    second = np.flatnonzero(added & (count == 2))
+    made.multi_pos = row_pos.take(second)
+    made.multi_other = xor.take(second) ^ event.take(second)
     if model.marks_frontend:
-        sets = (before == _PLAIN) & (after == _MARKED) & added
-        clears = (before == _MARKED) & (after == _PLAIN) & removed
-        made.set_pos = np.concatenate([made.set_pos, row_pos[sets]])
+        sets = np.flatnonzero((before == _PLAIN) & (after == _MARKED) & added)
+        clears = np.flatnonzero((before == _MARKED) & (after == _PLAIN) & removed)
+        made.set_pos = np.concatenate([made.set_pos, row_pos.take(sets)])
         made.set_end = np.concatenate([
             made.set_end, np.full(len(made.set_pos) - len(made.set_end), length)])
-        made.set_frame = np.concatenate([made.set_frame, row_frame[sets]])
-        made.cleared_pos = np.concatenate([made.cleared_pos, row_pos[clears]])
-        made.cleared_frame = np.concatenate([made.cleared_frame, row_frame[clears]])
-        tails = np.append(heads[1:] - 1, len(row_frame) - 1)
+        made.set_frame = np.concatenate([made.set_frame, row_frame.take(sets)])
+        made.cleared_pos = np.concatenate([made.cleared_pos, row_pos.take(clears)])
+        made.cleared_frame = np.concatenate([made.cleared_frame, row_frame.take(clears)])
         # Where the page itself was written and there is no mark, its own entry stands.
-        last = after[tails]
-        kept = (last == _MARKED) | (
-            (last == _PLAIN) & ~np.isin(distinct, writes.frame[writes.takes]))
-        made.entry_frame = np.concatenate([made.entry_frame, distinct[kept]])
+        last = after[tail_rows(row_frame)]
+        kept = last == _MARKED
+        if len(writes.pos):
+            kept |= (last == _PLAIN) & ~np.isin(frames, writes.frame[writes.takes])
+        else:
+            kept |= last == _PLAIN
+        made.entry_frame = np.concatenate([made.entry_frame, frames[kept]])
         made.entry_marked = np.concatenate([made.entry_marked, last[kept] == _MARKED])
     else:
-        aliases = added & (after == _PLAIN)
-        made.alias_pos = np.concatenate([made.alias_pos, row_pos[aliases]])
-    overwritten = on_mark & ~moves
+        made.alias_pos = np.concatenate([made.alias_pos, row_pos[added & (after == _PLAIN)]])
+    looks = np.flatnonzero(is_query)
+    rows = np.concatenate([looks, over_rows])
     newest = _newest_at(
-        overrides, np.flatnonzero(overwritten | (query >= 0)), live_group, live_event, group,
-        event, added, count, xor, row_pos, first)
-    made.over_pos, made.over_newest = row_pos[overwritten], newest[overwritten]
-    looks = np.flatnonzero(query >= 0)
-    at = query[looks]
-    made.query_local[at] = after[looks] != _OTHER
-    made.query_marked[at] = after[looks] == _MARKED
-    made.query_newest[at] = newest[looks]
+        overrides, rows, live_group, live_event, group, event, added, count, xor, row_pos, first)
+    made.over_pos, made.over_newest = row_pos.take(over_rows), newest[len(looks):]
+    at = asked.take(order.take(looks) - sizes[2])
+    made.query_local[at] = after.take(looks) != _OTHER
+    made.query_marked[at] = after.take(looks) == _MARKED
+    made.query_newest[at] = newest[: len(looks)]
     return True
 
 
@@ -141,6 +149,21 @@ def _of_writes(column: Mask, write: Slot) -> Mask:
     if not len(column):
         return np.zeros(len(write), np.bool_)
     return (write >= 0) & column.take(write, mode="wrap")
+
+
+def _quiet_states(
+    model: KernelModel, heads: Slot, group: Slot, first_state: Slot, count: Slot
+) -> tuple[Slot, Slot]:
+    """What `_states` gives where no entry is written, and each is marked as it should be."""
+    first = first_state.take(group)
+    if not model.marks_frontend:
+        return first, first
+    after = np.where(count > 0, _MARKED, _PLAIN)
+    after[first == _OTHER] = _OTHER
+    before = np.empty_like(after)
+    before[1:] = after[:-1]
+    before[heads] = first_state
+    return before, after
 
 
 def _states(
@@ -208,26 +231,29 @@ def _newest_at(
     overrides: Overrides, rows: Slot, live_group: Slot, live_event: Slot, group: Slot,
     event: Slot, added: Mask, count: Slot, xor: Slot, row_pos: Slot, first: int,
 ) -> Slot:
-    """The map event of the newest live override at each of `rows`, NO_EVENT elsewhere."""
+    """The map event of the newest live override at each of `rows`, NO_EVENT where none is."""
     length = len(overrides.end)
-    newest = np.full(len(group), NO_EVENT)
-    single = rows[count[rows] == 1]
-    newest[single] = xor[single]
-    many = rows[count[rows] > 1]
+    counts = count.take(rows)
+    newest = np.where(counts == 1, xor.take(rows), NO_EVENT)
+    many = np.flatnonzero(counts > 1)
     if not len(many):
         return newest
     still = np.full(len(live_event), length)
-    by_event = np.argsort(overrides.old_event)
+    by_event = order_of(overrides.old_event)
     if len(by_event):
-        place = np.searchsorted(overrides.old_event[by_event], live_event)
-        place = np.minimum(place, len(by_event) - 1)
-        hit = overrides.old_event[by_event][place] == live_event
-        still[hit] = overrides.old_end[by_event][place[hit]]
+        old_event = overrides.old_event.take(by_event)
+        place = np.minimum(np.searchsorted(old_event, live_event), len(by_event) - 1)
+        hit = old_event.take(place) == live_event
+        still[hit] = overrides.old_end.take(by_event.take(place[hit]))
+    # The older ones come first in each group, the begun ones are in order as they stand.
+    older = order_of(live_group, live_event)
+    begun = np.flatnonzero(added)
+    asked = rows.take(many)
     newest[many] = _newest(
-        np.concatenate([live_group, group[added]]),
-        np.concatenate([live_event, event[added]]),
-        np.concatenate([still, overrides.end[row_pos[added]]]),
-        group[many], row_pos[many], first)
+        np.concatenate([live_group.take(older), group.take(begun)]),
+        np.concatenate([live_event.take(older), event.take(begun)]),
+        np.concatenate([still.take(older), overrides.end.take(row_pos.take(begun))]),
+        group.take(asked), row_pos.take(asked), first)
     return newest
 
 
@@ -242,15 +268,19 @@ def _live_overrides(tables: Tables, is_followed: Mask) -> Slot:
 def _newest(
     group: Slot, event: Slot, end: Slot, asked_group: Slot, asked_pos: Slot, first: int
 ) -> Slot:
-    """The newest share of each asked group that lives at the asked position."""
-    order = np.lexsort((event, group))
-    group, event, end = group[order], event[order], end[order]
-    low, top = int(event.min()), int(event.max())
-    span = top - low + 2
-    asked_event = np.minimum(asked_pos + first, top + 1)
-    at = np.searchsorted(group * span + event - low, asked_group * span + asked_event - low) - 1
+    """The newest share of each asked group that lives at the asked position.
+
+    In the order of the rows the events of a group rise.
+    """
+    order = order_of(group)
+    group, event, end = group.take(order), event.take(order), end.take(order)
+    # Those from before the chunk, of which only the order counts, stand at its first event.
+    begin = np.maximum(event - first, -1) + 1
+    at = np.searchsorted((group << _POS_BITS + 1) | begin,
+                         (asked_group << _POS_BITS + 1) | asked_pos + 1, side="right") - 1
+    dead = np.arange(len(at))
     while True:
-        dead = np.flatnonzero(end[at] <= asked_pos)
+        dead = dead.compress(end.take(at.take(dead)) <= asked_pos.take(dead))
         if not len(dead):
             break
         at[dead] -= 1

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xenm2p.engine.order import Mask, distinct, order_of, tail_rows
 from xenm2p.engine.overrides import Sharing
-from xenm2p.engine.pairing import Mask, is_kind
+from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, NO_TIME, Collisions, Fact, Locks, Verdict
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work
@@ -70,9 +71,9 @@ def locks_held(work: Work) -> Held:
     event = np.concatenate([column["lock_event"][before], pos + work.first])
     task = np.concatenate([column["lock_task"][before], chunk.task.take(pos)])
     time = np.concatenate([column["lock_time"][before], chunk.time.take(pos)])
-    order = np.lexsort((row_pos, row_slot))
+    order = order_of(row_slot, row_pos)
     row_slot, row_pos, takes = row_slot[order], row_pos[order], takes[order]
-    last = np.append(row_slot[1:] != row_slot[:-1], np.ones(min(1, len(row_slot)), np.bool_))
+    last = tail_rows(row_slot)
     end = np.append(row_pos[1:], np.full(min(1, len(row_pos)), length))
     end[last] = length
     released = np.append(~takes[1:], np.zeros(min(1, len(takes)), np.bool_)) & ~last
@@ -141,7 +142,7 @@ def collide(work: Work, shared: Sharing | None) -> Collided | None:
     verdict[~read] = Verdict.PRONE
     done = np.flatnonzero(by_end)
     pfn = column["pfn"].take(held.slot[lock])
-    order = np.lexsort((pfn[done], shares.pfn[share[done]], first_event[done], closes[done]))
+    order = order_of(closes[done], first_event[done], shares.pfn[share[done]], pfn[done])
     row = done[order]
     collisions = Collisions(
         verdict[row].astype(np.uint8), first_event[row], closes[row] + work.first, pfn[row],
@@ -154,7 +155,7 @@ def collide(work: Work, shared: Sharing | None) -> Collided | None:
         Fact.UNMAP_IN_FLIGHT, closes[waiting], event=closes[waiting] + work.first,
         pfn=shares.pfn[share[waiting]], mfn=shares.mfn[share[waiting]], other=dio[waiting])
     still = np.flatnonzero(~by_end)
-    pages = np.unique(backend[met])
+    pages = distinct(backend[met])
     window_first = np.full(len(pages), NO_EVENT)
     window_dio = np.full(len(pages), NO_EVENT)
     place = np.searchsorted(pages, slot[still])
@@ -185,7 +186,7 @@ def _first_read(work: Work, slot: Slot, opens: Slot, closes: Slot) -> Slot:
 def lock_rows(work: Work, held: Held) -> Locks:
     """The locks that were released, or seen taken again, in the chunk."""
     over = np.flatnonzero(held.end < len(work.chunk))
-    over = over[np.argsort(held.end[over])]
+    over = over[order_of(held.end[over])]
     released, end = held.released[over], held.end[over]
     return Locks(
         held.event[over], np.where(released, end + work.first, NO_EVENT),

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from xenm2p.engine.pairing import head_rows
+from xenm2p.engine.order import Mask
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.trace import FOREIGN
-
-Mask = NDArray[np.bool_]
 
 
 def _none() -> Slot:
@@ -112,11 +109,6 @@ class Sharing:
         ended = np.flatnonzero(self.set_end < self.length)
         return (np.concatenate([self.set_end.take(ended), self.cleared_pos]),
                 np.concatenate([self.set_frame.take(ended), self.cleared_frame]))
-
-
-def heads_of(values: Slot) -> Slot:
-    """The first row of each run of equal `values`."""
-    return np.flatnonzero(head_rows(values))
 
 
 def frontend_entries(tables: Tables, frames: Slot) -> tuple[Mask, Mask]:

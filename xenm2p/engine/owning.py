@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from xenm2p.engine.looking import Looks
-from xenm2p.engine.overrides import Mask, Sharing, Writes
+from xenm2p.engine.order import Mask, distinct, order_of
+from xenm2p.engine.overrides import Sharing, Writes
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
 from xenm2p.engine.tables import Slot
@@ -27,7 +28,7 @@ def owners_of(work: Work) -> Owners | None:
     page = tables.page_slots(chunk.pfn.take(pos))
     tables.pages.column["target"][page[page > 0]] = True
     frame = tables.frame_slots(mfn)
-    order = np.lexsort((pos, frame))
+    order = order_of(frame, pos)
     return Owners(frame[order], pos[order], page[order])
 
 
@@ -52,7 +53,7 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
     active = [asks.frame]
     if work.model.overrides:
         active += [work.begun_frame, column["frame"][tables.live()]]
-    frames = np.unique(np.concatenate(active))
+    frames = distinct(np.concatenate(active))
     length = len(chunk)
     frame, page = frames, tables.frames.column["page"].take(frames)
     begin, end = np.full(len(frame), -1), np.full(len(frame), length)
@@ -62,7 +63,7 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
         moved, at, to = (part[is_active] for part in (owners.frame, owners.pos, owners.page))
         frame, page = np.concatenate([frame, moved]), np.concatenate([page, to])
         begin = np.concatenate([begin, at])
-        order = np.lexsort((begin, frame))
+        order = order_of(frame, begin)
         frame, page, begin = frame[order], page[order], begin[order]
         end = np.append(np.where(frame[1:] == frame[:-1], begin[1:], length), length)
         entry, mfn = _entries_at(work, to, at), tables.frames.column["mfn"].take(moved)
@@ -98,7 +99,7 @@ def _acting(work: Work) -> Slot:
 def _by_slot(work: Work, rows: Slot) -> tuple[Slot, Slot]:
     """`rows` by page slot and position, and these as one number each."""
     key = (work.pairs.slot.take(rows) << 17) | work.pairs.pos.take(rows)
-    order = np.argsort(key)
+    order = order_of(key)
     return rows.take(order), key.take(order)
 
 
@@ -207,6 +208,6 @@ def hot_facts(work: Work, shared: Sharing) -> None:
 def _marked_frames(work: Work, pos: Slot) -> U64:
     """The frames whose mark the set_p2m events at `pos` overwrite: what the pages hold."""
     rows = np.flatnonzero(is_kind(work.kind, Kind.SET_P2M))
-    order = np.argsort(work.pairs.pos.take(rows))
+    order = order_of(work.pairs.pos.take(rows))
     rows = rows[order]
     return work.bases(rows[np.searchsorted(work.pairs.pos.take(rows), pos)])

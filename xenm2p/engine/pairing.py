@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xenm2p.engine.order import Mask, head_rows, sort_with_position
 from xenm2p.engine.replay import NO_EVENT, Result
 from xenm2p.engine.tables import Slot, Tables, foreign
 from xenm2p.kernels import KernelModel
 from xenm2p.trace import FRAME_MASK, IDENTITY, INVALID, NO_CALL, U64, Events, Kind
 
-Mask = NDArray[np.bool_]
 OF_TABLE = -1  # owner: the share that was live on the page before the chunk
 
 # After this many rounds the chunk is left to the rules.
@@ -93,60 +93,6 @@ class Pairs:
         tails[:-1] = self.heads[1:] - 1
         tails[-1:] = len(self) - 1
         return tails
-
-
-@dataclass(frozen=True, slots=True)
-class Sorted:
-    """Positions by value, then position: pos (n,), and the values less the least, (n,)."""
-
-    pos: Slot
-    above: NDArray[Any]
-    least: np.generic
-
-    def values(self) -> Slot:
-        """The values in their order, int64."""
-        values: Slot = self.above.astype(np.int64)
-        values += np.int64(self.least)
-        return values
-
-
-def sort_with_position(values: NDArray[Any], pos: Slot | None = None) -> Sorted | None:
-    """Order `values` (n,) and with equal ones by `pos` (n,), None: 0 to n - 1.
-
-    None where values and positions do not fit into one number of 64 bits. An index sort is
-    several times slower than to sort numbers that carry the position in their low bits, and
-    32 bits sort in half the time of 64.
-    """
-    count = len(values)
-    if not count:
-        return Sorted(np.zeros(0, np.int64), values, values.dtype.type(0))
-    key: NDArray[Any]
-    least = values.min()
-    span = int(values.max()) - int(least)
-    last = count - 1 if pos is None else int(pos.max())
-    if span >> 16 == 0 and last >> 16 == 0:
-        width = 16
-        key = (values - least).astype(np.uint32)
-    elif span >> 47 == 0 and last >> 17 == 0:
-        width = 17
-        key = (values - least).astype(np.uint64)
-    else:
-        return None
-    wide = key.dtype
-    key <<= wide.type(width)
-    key |= np.arange(count, dtype=wide) if pos is None else pos.astype(wide)
-    key.sort()
-    order = (key & wide.type((1 << width) - 1)).astype(np.int64)
-    key >>= wide.type(width)
-    return Sorted(order, key, least)
-
-
-def head_rows(values: NDArray[Any]) -> Mask:
-    """Which rows of sorted `values` are the first of theirs."""
-    head = np.empty(len(values), np.bool_)
-    head[:1] = True
-    np.not_equal(values[1:], values[:-1], out=head[1:])
-    return head
 
 
 def is_kind(kinds: NDArray[np.uint8], kind: Kind) -> Mask:

@@ -13,6 +13,7 @@ from xenm2p.engine import pairing, storing
 from xenm2p.engine.locking import collide, lock_rows, store_locks
 from xenm2p.engine.looking import Looks, look_up, questions
 from xenm2p.engine.observe import Observer
+from xenm2p.engine.order import order_of
 from xenm2p.engine.overrides import Overrides, Sharing, Writes
 from xenm2p.engine.owning import hot_facts, left_alone, owners_of, written_frontends
 from xenm2p.engine.pairing import is_kind
@@ -303,7 +304,7 @@ def _transitions(work: Work, shared: Sharing | None) -> Transitions:
     pos, pfn, old, new = (np.concatenate([part[i] for part in parts]) for i in range(4))
     side = np.repeat(np.array([part[4] for part in parts], np.uint8),
                      [len(part[0]) for part in parts])
-    order = np.argsort(pos * 4 + side)
+    order = order_of(pos, side)
     order = order[old[order] != new[order]]
     return Transitions(pos[order] + work.first, pfn[order], old[order], new[order], side[order])
 
@@ -320,7 +321,7 @@ def _with_marks(work: Work, rows: Slot) -> U64:
 def _shares(work: Work) -> Shares:
     """The shares that ended."""
     pairs = work.pairs
-    rows = work.ended[np.argsort(pairs.pos.take(work.ended))]
+    rows = work.ended[order_of(pairs.pos.take(work.ended))]
     ending = np.where(pairs.is_map.take(rows), Ending.REPLACED, Ending.UNMAP).astype(np.uint8)
     return Shares(
         work.owned("map_event", rows), work.events(rows), work.owned("mfn", rows),

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from xenm2p.engine.following import follow
-from xenm2p.engine.overrides import Mask, Overrides, Sharing, frontend_entries, no_mask
-from xenm2p.engine.pairing import head_rows, sort_with_position
+from xenm2p.engine.order import Mask, distinct, head_rows, order_of, sort_with_position, tail_rows
+from xenm2p.engine.overrides import Overrides, Sharing, frontend_entries, no_mask
 from xenm2p.engine.replay import NO_EVENT
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.kernels import KernelModel
@@ -30,22 +30,22 @@ def share(
     pos, frame = by_frame.pos, by_frame.values()
     end = overrides.end.take(pos)
     is_head = head_rows(by_frame.above)
-    distinct, first_pos = _kept(is_head, frame, pos)
+    frames, first_pos = _kept(is_head, frame, pos)
     overlaps = end[:-1] > pos[1:]
     overlaps &= ~is_head[1:]
-    listed = tables.frames.column["listed"].take(distinct)
-    followed = _followed(tables, overrides, frame[1:][overlaps], distinct, first_pos, listed)
-    local, weird = _local(tables, model, distinct, listed)
+    listed = tables.frames.column["listed"].take(frames)
+    followed = _followed(tables, overrides, frame[1:][overlaps], frames, first_pos, listed)
+    local, weird = _local(tables, model, frames, listed)
     old_local, old_weird = _local(tables, model, overrides.old_frame)
-    unexplained = np.concatenate([distinct[weird], overrides.old_frame[old_weird]])
+    unexplained = np.concatenate([frames[weird], overrides.old_frame[old_weird]])
     if len(unexplained):
         if not model.marks_frontend:
             return None
-        followed = np.union1d(followed, unexplained)
-    if len(distinct) < len(frame) and not local.all():
+        followed = distinct(np.concatenate([followed, unexplained]))
+    if len(frames) < len(frame) and not local.all():
         heads = np.flatnonzero(is_head)
         local = np.repeat(local, np.diff(heads, append=len(frame)))
-    elif len(distinct) < len(frame):
+    elif len(frames) < len(frame):
         local = np.ones(len(frame), np.bool_)
     old_end, old_frame = overrides.old_end, overrides.old_frame
     if len(followed):
@@ -101,12 +101,12 @@ def frontends_are_plain(tables: Tables, model: KernelModel, frames: Slot) -> boo
 
 
 def _followed(
-    tables: Tables, overrides: Overrides, overlapping: Slot, distinct: Slot, first_pos: Slot,
+    tables: Tables, overrides: Overrides, overlapping: Slot, frames: Slot, first_pos: Slot,
     live: Slot,
 ) -> Slot:
     """The frames that need following: two live overrides at once, or looked up.
 
-    distinct (f,) frames get overrides in the chunk, at `first_pos` the first, when `live`
+    frames (f,) get overrides in the chunk, at `first_pos` the first, when `live`
     ones were there before it.
     """
     found = [overlapping, _busy(tables, overrides), overrides.writes.frame]
@@ -114,16 +114,24 @@ def _followed(
     found.append(overrides.old_frame[listed.take(overrides.old_frame) > 1])
     busy = np.flatnonzero(live > 0)
     if len(busy):
-        old_frames, ended = np.unique(overrides.old_frame, return_counts=True)
-        latest = np.zeros(len(old_frames) + 1, np.int64)
-        np.maximum.at(latest, np.searchsorted(old_frames, overrides.old_frame),
-                      overrides.old_end)
-        at = np.minimum(np.searchsorted(old_frames, distinct[busy]), max(len(old_frames) - 1, 0))
-        known = old_frames[at] == distinct[busy] if len(old_frames) else np.zeros(len(busy), bool)
-        gone = known & (ended[at] == live[busy]) if len(old_frames) else known
-        found.append(distinct[busy[~(gone & (latest[at] < first_pos[busy]))]])
+        found.append(frames[busy[~_all_gone(
+            overrides, frames[busy], live[busy], first_pos[busy])]])
     followed = np.concatenate(found)
-    return np.unique(followed[followed > 0]) if len(followed) else followed
+    return distinct(followed[followed > 0])
+
+
+def _all_gone(overrides: Overrides, frames: Slot, live: Slot, first_pos: Slot) -> Mask:
+    """Whether all `live` overrides of each of `frames` end before `first_pos`, all (f,)."""
+    if not len(overrides.old_frame):
+        return np.zeros(len(frames), np.bool_)
+    order = order_of(overrides.old_frame, overrides.old_end)
+    old = overrides.old_frame.take(order)
+    tails = np.flatnonzero(tail_rows(old))
+    old_frames, latest = old.take(tails), overrides.old_end.take(order.take(tails))
+    ended = np.diff(tails, prepend=-1)
+    at = np.minimum(np.searchsorted(old_frames, frames), len(tails) - 1)
+    gone: Mask = (old_frames.take(at) == frames) & (ended.take(at) == live)
+    return gone & (latest.take(at) < first_pos)
 
 
 def _busy(tables: Tables, overrides: Overrides) -> Slot:

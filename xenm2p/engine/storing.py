@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from xenm2p.engine.order import Mask, order_of, tail_rows
 from xenm2p.engine.overrides import Sharing
-from xenm2p.engine.pairing import Mask, is_kind
+from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Result
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work
@@ -56,7 +57,7 @@ def _last_ended(work: Work) -> tuple[Slot, Slot]:
     pairs = work.pairs
     if not pairs.clean:
         pages = pairs.slot.take(work.ended)
-        last = np.append(pages[1:] != pages[:-1], True)[:len(pages)]
+        last = tail_rows(pages)
         return pages[last], work.ended[last]
     rows = pairs.tails - pairs.is_map.take(pairs.tails)
     has_ended = rows >= pairs.heads
@@ -158,9 +159,11 @@ def _store_owners(work: Work) -> None:
     """The last m2p entry written for each frame."""
     rows = np.flatnonzero(is_kind(work.chunk.kind, Kind.SET_M2P))
     if len(rows):
-        mfn, last = np.unique(work.chunk.mfn.take(rows[::-1]), return_index=True)
-        pfn = work.chunk.pfn.take(rows[::-1]).take(last)
-        work.tables.set_m2p(work.tables.frame_slots(mfn), pfn)
+        mfn = work.chunk.mfn.take(rows)
+        order = order_of(mfn)
+        last = order.compress(tail_rows(mfn.take(order)))
+        work.tables.set_m2p(
+            work.tables.frame_slots(mfn.take(last)), work.chunk.pfn.take(rows.take(last)))
 
 
 def _store_left_behind(work: Work, shared: Sharing) -> None:

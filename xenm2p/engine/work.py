@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.engine.observe import Observer
-from xenm2p.engine.pairing import OF_TABLE, Mask, Pairs, differing_rows, is_constant, is_kind
+from xenm2p.engine.order import Mask, distinct, order_of
+from xenm2p.engine.pairing import OF_TABLE, Pairs, differing_rows, is_constant, is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.kernels import KernelModel
@@ -52,7 +53,11 @@ class FactRows:
             return facts
         facts = Facts.concat([part for _, part in self.parts])
         decided = np.concatenate([positions for positions, _ in self.parts])
-        return facts.rows(np.lexsort((facts.other, facts.pfn, facts.fact, decided)))
+        order = order_of(decided, facts.fact)
+        at, fact = decided.take(order), facts.fact.take(order)
+        if ((at[1:] == at[:-1]) & (fact[1:] == fact[:-1])).any():
+            order = np.lexsort((facts.other, facts.pfn, facts.fact, decided))
+        return facts.rows(order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +340,7 @@ def ended_in_use(work: Work) -> None:
     queries = queries[chunk.ref.take(queries) != np.uint32(NO_REF)]
     if not len(queries):
         return
-    asked = np.unique(chunk.ref.take(queries))
+    asked = distinct(chunk.ref.take(queries))
     shares = work.shares
     domain = work.observer.domain
     mine = (shares.domid == 0xFFFF) | (shares.domid == domain)
@@ -353,7 +358,7 @@ def ended_in_use(work: Work) -> None:
     hits = np.flatnonzero(live > 0)
     if not len(hits):
         return
-    order = np.lexsort((shares.event[mine], group))
+    order = order_of(group, shares.event[mine])
     sorted_group = group[order]
     low = np.searchsorted(sorted_group, asked_group[hits])
     high = np.searchsorted(sorted_group, asked_group[hits], side="right")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xenm2p.engine.pairing import Mask, last_before
+from xenm2p.engine.order import Mask, tail_rows
+from xenm2p.engine.pairing import last_before
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
 from xenm2p.engine.tables import Slot, foreign
 from xenm2p.engine.work import Work
@@ -104,7 +105,7 @@ def _never_written(work: Work, is_write: Mask) -> tuple[Slot, Mask, U64, U64]:
         new=column["unwritten_new"].take(slot), other=at + work.first, value=1)
     relevant = np.flatnonzero(changed | is_write)
     page = pairs.slot.take(relevant)
-    last = relevant[np.append(page[1:] != page[:-1], True)[: len(page)]]
+    last = relevant[tail_rows(page)]
     waits = changed.take(last)
     place = np.searchsorted(rows, last[waits])
     return last, waits, old[place], new[place]
