@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xenm2p.engine.losing import Losses, unsure_at
 from xenm2p.engine.order import Mask, distinct, order_of, tail_rows
 from xenm2p.engine.overrides import Sharing
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, NO_TIME, Collisions, Fact, Locks, Verdict
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work
+from xenm2p.engine.writing import Written
 from xenm2p.trace import I64, Kind
 
 
@@ -82,7 +84,9 @@ def locks_held(work: Work) -> Held:
                 task[order][kept].astype(np.int64), time[order][kept], released[kept])
 
 
-def collide(work: Work, shared: Sharing | None) -> Collided | None:
+def collide(
+    work: Work, shared: Sharing | None, losses: Losses, written: Written | None
+) -> Collided | None:
     """The collision windows of a chunk.
 
     None where a backend page is locked, or a window is open that no alias explains.
@@ -140,6 +144,9 @@ def collide(work: Work, shared: Sharing | None) -> Collided | None:
     spans = outlived & (held.event[lock] < shares.event[share])
     verdict = np.where(spans & read, Verdict.DEADLOCK, Verdict.CONTENTION)
     verdict[~read] = Verdict.PRONE
+    if losses:
+        verdict[unsure_at(work, losses, written, slot, closes)] = Verdict.UNKNOWN
+        verdict[held.event[lock] < losses.last_at(closes, work.first)] = Verdict.UNKNOWN
     done = np.flatnonzero(by_end)
     pfn = column["pfn"].take(held.slot[lock])
     order = order_of(closes[done], first_event[done], shares.pfn[share[done]], pfn[done])

@@ -6,22 +6,25 @@ storing. Nothing is written to the tables before everything is known to be plain
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.engine import pairing, storing
 from xenm2p.engine.locking import collide, lock_rows, store_locks
 from xenm2p.engine.looking import Looks, look_up, questions
+from xenm2p.engine.losing import Losses, losses_of, lost_facts, unsure_at
 from xenm2p.engine.observe import Observer
 from xenm2p.engine.order import order_of
 from xenm2p.engine.overrides import Overrides, Sharing, Writes
 from xenm2p.engine.owning import hot_facts, left_alone, owners_of, written_frontends
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import (
-    NO_EVENT,
     Counts,
     Ending,
     Fact,
+    Facts,
     Locks,
     Result,
     Segment,
@@ -36,12 +39,7 @@ from xenm2p.engine.work import Work, begin, ended_in_use, page_facts
 from xenm2p.engine.writing import Written, compare_writes, store_writes
 from xenm2p.trace import FOREIGN, INVALID, U64, Events, Kind
 
-# What can be carried out here, and of it what concerns a page.
-_CARRIED_OUT = frozenset({
-    Kind.MAP, Kind.UNMAP, Kind.SET_P2M, Kind.SET_M2P, Kind.LOOKUP, Kind.GUP_FAST, Kind.DIO_WRITE,
-    Kind.DIO_READ, Kind.GRANT, Kind.END_GRANT, Kind.P2M_WRITE,
-    Kind.LOCK_PAGE, Kind.UNLOCK_PAGE,
-})
+# The kinds that concern a page.
 _ON_PAGES = np.zeros(256, np.bool_)
 _ON_PAGES[[Kind.MAP, Kind.UNMAP, Kind.SET_P2M, Kind.GUP_FAST, Kind.DIO_READ,
            Kind.DIO_WRITE, Kind.P2M_WRITE]] = True
@@ -52,8 +50,6 @@ def replay_plain(
 ) -> Segment | None:
     """Replay the events of `chunk`, numbered from `first`; None if not all is plain."""
     kinds = _count_kinds(chunk)
-    if any(count and kind not in _CARRIED_OUT for kind, count in enumerate(kinds)):
-        return None
     if observer.watch.undecided:
         return None
     rows = None
@@ -66,7 +62,7 @@ def replay_plain(
     work = begin(tables, observer, chunk, first, pairs, rows)
     if work is None:
         return None
-    shared = None
+    shared, losses = None, losses_of(chunk, observer)
     asks = questions(work)
     if asks is None:
         return None
@@ -91,29 +87,33 @@ def replay_plain(
         return None
     written = None
     if kinds[Kind.P2M_WRITE] or (observer.writes_seen and observer.options.judge_writes):
-        written = compare_writes(work)
+        written = compare_writes(
+            work, shared, losses.pos, quiet=work.owners is None and not len(writes.pos))
         if written is None:
             return None
-    collided = collide(work, shared)
+    collided = collide(work, shared, losses, written)
     if collided is None:
         return None
     page_facts(work)
     if kinds[Kind.END_GRANT]:
         ended_in_use(work)
     _frame_facts(work, shared)
-    facts = work.facts.table()
-    if (len(facts) or len(collided.collisions)) and observer.last_loss != NO_EVENT:
-        return None  # what a loss makes unsure is left to the rules
+    lost = lost_facts(work, losses)
+    decided, facts = work.facts.table()
+    if losses:
+        facts = _with_doubts(work, losses, written, decided, facts)
     details = observer.options.details
     segment = Segment(
         first, chunk, work.result, _warnings(work), looks.resolutions,
         _transitions(work, shared) if details else Transitions.of([]),
         _shares(work) if details else Shares.of([]),
         lock_rows(work, collided.held) if details else Locks.of([]),
-        collided.collisions, facts, _counts(work, shared, written, kinds),
+        collided.collisions, facts, _counts(work, shared, written, kinds, lost),
     )
     if written is not None:
-        store_writes(work, written)
+        store_writes(work, written, losses.pos)
+    if len(losses.pos):
+        observer.last_loss = int(losses.pos[-1]) + first
     storing.store(work, shared)
     store_locks(work, collided)
     return segment
@@ -219,6 +219,15 @@ def _frame_facts(work: Work, shared: Sharing | None) -> None:
                    mfn=chunk.mfn.take(pos), other=shared.multi_other)
 
 
+def _with_doubts(
+    work: Work, losses: Losses, written: Written | None, decided: Slot, facts: Facts
+) -> Facts:
+    """The facts with `unknown` set where a loss makes them unsure."""
+    unknown = unsure_at(work, losses, written, work.tables.pages.find(facts.pfn), decided)
+    unknown &= facts.fact != int(Fact.LOST_EVENTS)
+    return replace(facts, unknown=unknown.astype(np.uint8))
+
+
 def _warnings(work: Work) -> NDArray[np.uint8]:
     warnings = np.zeros(len(work.chunk), np.uint8)
     if work.model.overrides:
@@ -235,7 +244,7 @@ def _warnings(work: Work) -> NDArray[np.uint8]:
 
 
 def _counts(
-    work: Work, shared: Sharing | None, written: Written | None, kinds: list[int]
+    work: Work, shared: Sharing | None, written: Written | None, kinds: list[int], lost: int
 ) -> Counts:
     pairs, result = work.pairs, work.result
     if pairs.clean:
@@ -265,7 +274,7 @@ def _counts(
         writes_foreign=written.foreign if written else 0,
         writes_invalid=written.invalid if written else 0,
         writes_agreed=len(written.agreed) if written else 0,
-        locks=kinds[Kind.LOCK_PAGE],
+        locks=kinds[Kind.LOCK_PAGE], lost=lost,
     )
 
 

@@ -8,7 +8,7 @@ from xenm2p.engine.order import Mask, order_of, tail_rows
 from xenm2p.engine.overrides import Sharing
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Result
-from xenm2p.engine.tables import Slot
+from xenm2p.engine.tables import Slot, foreign
 from xenm2p.engine.work import Work
 from xenm2p.kernels import BUCKET_BITS, GOLDEN_RATIO_PRIME
 from xenm2p.trace import FOREIGN, INVALID, NO_CPU, NO_TASK, Kind
@@ -148,11 +148,12 @@ def _store_writes(work: Work) -> None:
     failed = is_kind(kind, Kind.MAP) & (chunk.status.take(pairs.pos) != 0)
     if failed.any() or (column["failed_map"].take(pairs.pages) >= 0).any():
         last_failed = _last_in(failed, pairs.heads, tails)
-        last_act = _last_in((kind <= Kind.UNMAP) & ~failed, pairs.heads, tails)
+        kept = is_kind(kind, Kind.P2M_WRITE) & foreign(chunk.mfn.take(pairs.pos))
+        last_act = _last_in((kind <= int(Kind.UNMAP)) & ~failed | kept, pairs.heads, tails)
         pages = pairs.pages
         column["failed_map"][pages[last_act > last_failed]] = NO_EVENT
-        kept = last_failed > last_act
-        column["failed_map"][pages[kept]] = work.events(last_failed[kept])
+        waits = last_failed > last_act
+        column["failed_map"][pages[waits]] = work.events(last_failed[waits])
 
 
 def _store_owners(work: Work) -> None:

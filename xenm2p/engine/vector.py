@@ -15,7 +15,7 @@ import numpy as np
 
 from xenm2p.engine.observe import Observer
 from xenm2p.engine.plain import replay_plain
-from xenm2p.engine.replay import NO_EVENT, Options, Segment
+from xenm2p.engine.replay import Options, Segment
 from xenm2p.engine.rules import Entries, Machine
 from xenm2p.engine.scalar import put_back, replay_chunk, take_out
 from xenm2p.engine.tables import Tables
@@ -63,8 +63,7 @@ def _replay_events(
     segment = replay_plain(tables, observer, events, first)
     if segment is not None:
         yield segment
-    elif len(events) > SHORTEST and observer.last_loss == NO_EVENT:
-        # After a loss the whole chunk is unsure, not a part of it.
+    elif len(events) > SHORTEST:
         half = len(events) // 2
         yield from _replay_events(tables, observer, events.rows(slice(0, half)), first)
         yield from _replay_events(tables, observer, events.rows(slice(half, None)), first + half)

@@ -44,20 +44,20 @@ class FactRows:
             column(other, "i8"), column(value, "i8"), column(0, "u1"),  # type: ignore[arg-type]
         )))
 
-    def table(self) -> Facts:
-        """All facts, ordered by deciding position, then fact, pfn, other."""
+    def table(self) -> tuple[Slot, Facts]:
+        """All facts with their deciding positions, ordered by these, then fact, pfn, other."""
         if not self.parts:
-            return Facts.of([])
+            return np.zeros(0, np.int64), Facts.of([])
         decided, facts = self.parts[0]
         if len(self.parts) == 1 and (decided[1:] > decided[:-1]).all():
-            return facts
+            return decided, facts
         facts = Facts.concat([part for _, part in self.parts])
         decided = np.concatenate([positions for positions, _ in self.parts])
         order = order_of(decided, facts.fact)
         at, fact = decided.take(order), facts.fact.take(order)
         if ((at[1:] == at[:-1]) & (fact[1:] == fact[:-1])).any():
             order = np.lexsort((facts.other, facts.pfn, facts.fact, decided))
-        return facts.rows(order)
+        return decided.take(order), facts.rows(order)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""p2m writes seen on the machine, compared with what the model has (XM501)."""
+"""p2m writes seen on the machine, compared with what the model has (XM501, XM306)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xenm2p.engine.order import Mask, tail_rows
-from xenm2p.engine.pairing import last_before
+from xenm2p.engine.order import Mask, head_rows, order_of, tail_rows
+from xenm2p.engine.overrides import Sharing
+from xenm2p.engine.pairing import is_kind, last_before
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
 from xenm2p.engine.tables import Slot, foreign
 from xenm2p.engine.work import Work
@@ -15,114 +16,198 @@ from xenm2p.trace import FOREIGN, INVALID, U64, Kind
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What the writes of a chunk came to: counts, the pages anchored and left unwritten.
+class Touched:
+    """The pages that a model's transition or a write touches in a chunk.
 
-    `last` are the rows of `Work.pairs` that decide, one a page, whether its last
-    transition was written; `waits` says of each that it was not, and `old` and `new` give
-    that transition. All empty where writes are not judged.
+    `page` (t,) slots, `pos` the last of these events of each; `waits` says that it is a
+    transition that no write has followed: `old` and `new` give it.
     """
 
-    foreign: int
-    invalid: int
-    agreed: Slot
-    last: Slot
+    page: Slot
+    pos: Slot
     waits: Mask
     old: U64
     new: U64
 
 
-def compare_writes(work: Work) -> Written | None:
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the writes of a chunk came to.
+
+    `foreign` and `invalid` count them, `agreed` are the rows of `Work.pairs` that agree;
+    `touched` is None where writes are not judged.
+    """
+
+    foreign: int
+    invalid: int
+    agreed: Slot
+    touched: Touched | None
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """When frontend entries are marked (+1) and un-marked (-1): page slot, position, sorted."""
+
+    page: Slot
+    pos: Slot
+    frame: U64
+    step: Slot
+
+    def at(self, work: Work, page: Slot, pos: Slot) -> Mask:
+        """Whether each page slot is marked before each position."""
+        column = work.tables.pages.column
+        marked: Slot = (foreign(column["p2m"].take(page)) & (
+            column["map_event"].take(page) == NO_EVENT)).astype(np.int64)
+        if len(self.page):
+            total = np.concatenate([[0], np.cumsum(self.step)])
+            key = self.page << 17 | self.pos
+            marked += total.take(np.searchsorted(key, page << 17 | pos))
+            marked -= total.take(np.searchsorted(key, page << 17))
+        return marked > 0
+
+
+def marks_of(work: Work, shared: Sharing | None) -> Marks:
+    """The marks that a chunk sets and clears."""
+    none = np.zeros(0, np.int64)
+    if shared is None or not work.model.marks_frontend:
+        return Marks(none, none, none.astype(np.uint64), none)
+    cleared_pos, cleared_frame = shared.all_cleared()
+    pos = np.concatenate([shared.set_pos, cleared_pos])
+    frame = np.concatenate([shared.set_frame, cleared_frame])
+    step = np.repeat([1, -1], [len(shared.set_pos), len(cleared_pos)])
+    page = work.frontends(frame, pos)
+    order = order_of(page, pos)
+    mfn = work.tables.frames.column["mfn"].take(frame.take(order))
+    return Marks(page.take(order), pos.take(order), mfn, step.take(order))
+
+
+def compare_writes(
+    work: Work, shared: Sharing | None, lost: Slot, *, quiet: bool
+) -> Written | None:
     """Compare the p2m_write events with the model's entries.
 
-    None where the comparison hangs on a frontend's mark or on a failed map of the page.
+    `lost` are the positions of the chunk's `lost` events. None where frontend pages are
+    marked while something else happens to them, that is unless `quiet`.
     """
     pairs, chunk, observer = work.pairs, work.chunk, work.observer
-    column = work.tables.pages.column
-    kind = work.kind
-    is_write = kind == Kind.P2M_WRITE
-    rows = np.flatnonzero(is_write)
+    rows = np.flatnonzero(is_kind(work.kind, Kind.P2M_WRITE))
     judge = observer.options.judge_writes
     slot = pairs.slot.take(rows)
-    if work.model.marks_frontend and (
-        judge or column["target"].take(slot).any()
+    if work.model.marks_frontend and not quiet and (
+        judge or work.tables.pages.column["target"].take(slot).any()
     ):
         return None
+    marks = marks_of(work, shared)
     written = chunk.mfn.take(pairs.pos.take(rows))
     is_foreign = foreign(written)
-    failed = pairs.slot[(kind == Kind.MAP) & (chunk.status.take(pairs.pos) != 0)]
-    failed_before = column["failed_map"].take(slot) != NO_EVENT
-    if (is_foreign & (failed_before | np.isin(slot, failed))).any():
-        return None
+    _failed_maps_kept(work, rows, is_foreign)
     entry = _entries_before(work, rows)
+    if work.model.marks_frontend:
+        marked = marks.at(work, slot, pairs.pos.take(rows)) & ~pairs.before.take(rows)
+        entry[marked] |= np.uint64(FOREIGN)
     agrees = entry == written
-    none, nothing = np.zeros(0, np.int64), np.zeros(0, np.uint64)
     counts = int(np.count_nonzero(is_foreign)), int(np.count_nonzero(written == INVALID))
     if not judge:
-        return Written(*counts, rows[agrees], none, np.zeros(0, np.bool_), nothing, nothing)
+        return Written(*counts, rows[agrees], None)
     differs = rows[~agrees]
     work.facts.add(
         Fact.MODEL_MISMATCH, pairs.pos.take(differs), event=work.events(differs),
         pfn=work.pfns(differs), old=entry[~agrees], new=written[~agrees], value=0)
-    last, waits, old, new = _never_written(work, is_write)
-    return Written(*counts, rows[agrees], last, waits, old, new)
+    return Written(*counts, rows[agrees], _never_written(work, rows, marks, lost))
+
+
+def _failed_maps_kept(work: Work, rows: Slot, is_foreign: Mask) -> None:
+    """XM306: FOREIGN writes, of the write `rows`, to pages whose last map had failed."""
+    pairs, chunk, kind = work.pairs, work.chunk, work.kind
+    column = work.tables.pages.column["failed_map"]
+    is_failed = is_kind(kind, Kind.MAP) & (chunk.status.take(pairs.pos) != 0)
+    if not is_failed.any() and not (column.take(pairs.pages) != NO_EVENT).any():
+        return
+    asking = rows[is_foreign]
+    decides = kind <= int(Kind.UNMAP)
+    decides[asking] = True
+    starts = np.repeat(pairs.heads, np.diff(pairs.heads, append=len(pairs)))
+    last = last_before(decides, starts).take(asking)
+    carried = column.take(pairs.slot.take(asking))
+    other = np.where(last >= 0, work.events(last), carried)
+    kept = np.where(last >= 0, is_failed.take(last, mode="wrap"), carried != NO_EVENT)
+    at = pairs.pos.take(asking[kept])
+    work.facts.add(Fact.FAILED_MAP_KEPT, at, event=at + work.first, pfn=chunk.pfn.take(at),
+                   new=chunk.mfn.take(at), other=other[kept])
 
 
 def _entries_before(work: Work, rows: Slot) -> U64:
-    """The model's p2m entries before `rows`; pages with a mark are not among them."""
+    """The model's p2m entries before `rows`, a frontend's mark aside."""
     live = work.pairs.before.take(rows)
     return np.where(live, work.owned("mfn", rows) | np.uint64(FOREIGN), work.bases(rows))
 
 
-def _never_written(work: Work, is_write: Mask) -> tuple[Slot, Mask, U64, U64]:
-    """Note transitions that the next one of the page overtook before they were written."""
-    pairs, chunk, column = work.pairs, work.chunk, work.tables.pages.column
-    changed = (pairs.is_map | pairs.is_unmap) & (pairs.result == Result.OK)
-    if not work.observer.writes_seen:  # from the first write on
-        at = pairs.pos[is_write]
-        changed &= pairs.pos > (at.min() if len(at) else len(chunk))
-    rows = np.flatnonzero(changed)
+def _never_written(work: Work, writes: Slot, marks: Marks, lost: Slot) -> Touched:
+    """Note transitions that the next one of the page overtook before they were written.
+
+    A loss between the two excuses the machine.
+    """
+    pairs, chunk = work.pairs, work.chunk
+    unwritten = work.tables.pages.column["unwritten"]
+    rows = np.flatnonzero(
+        (pairs.is_map | pairs.is_unmap) & (pairs.result == int(Result.OK)))
     old = _entries_before(work, rows)
     left = work.bases(rows) if work.model.overrides else np.full(len(rows), INVALID, np.uint64)
     mapped = chunk.mfn.take(pairs.pos.take(rows)) | np.uint64(FOREIGN)
     new = np.where(pairs.is_map.take(rows), mapped, left)
-    changed[rows[old == new]] = False
     rows, old, new = rows[old != new], old[old != new], new[old != new]
-    starts = np.repeat(pairs.heads, np.diff(pairs.heads, append=len(pairs.slot)))
-    before = last_before(changed | is_write, starts).take(rows)
-    overtaken = np.flatnonzero((before >= 0) & changed.take(before, mode="wrap"))
-    first = np.searchsorted(rows, before[overtaken])
-    at = pairs.pos.take(rows[overtaken])
+    bit = np.where(marks.step > 0, np.uint64(0), np.uint64(FOREIGN))
+    slot = np.concatenate([pairs.slot.take(rows), marks.page, pairs.slot.take(writes)])
+    pos = np.concatenate([pairs.pos.take(rows), marks.pos, pairs.pos.take(writes)])
+    nothing = np.zeros(len(writes), np.uint64)
+    old = np.concatenate([old, marks.frame | bit, nothing])
+    new = np.concatenate([new, marks.frame | (bit ^ np.uint64(FOREIGN)), nothing])
+    is_write = np.zeros(len(pos), np.bool_)
+    is_write[len(pos) - len(writes):] = True
+    if not work.observer.writes_seen:  # judged from the first write on
+        kept = is_write | (pos > (pos[is_write].min() if len(writes) else len(chunk)))
+        slot, pos, old, new, is_write = (
+            slot[kept], pos[kept], old[kept], new[kept], is_write[kept])
+    order = order_of(slot, pos)
+    slot, pos, old, new, is_write = (
+        slot.take(order), pos.take(order), old.take(order), new.take(order), is_write.take(order))
+    epoch = np.searchsorted(lost, pos)
+    is_head = head_rows(slot)
+    follows = ~is_head[1:] & (epoch[1:] == epoch[:-1]) & ~is_write[1:] & ~is_write[:-1]
+    before = np.flatnonzero(follows)
+    pfn = work.tables.pages.column["pfn"]
     work.facts.add(
-        Fact.MODEL_MISMATCH, at, event=work.events(rows[first]), pfn=work.pfns(rows[first]),
-        old=old[first], new=new[first], other=at + work.first, value=1)
-    slot = pairs.slot.take(rows)
-    carried = np.flatnonzero((before < 0) & (column["unwritten"].take(slot) != NO_EVENT))
-    at, slot = pairs.pos.take(rows[carried]), slot[carried]
+        Fact.MODEL_MISMATCH, pos.take(before + 1), event=pos.take(before) + work.first,
+        pfn=pfn.take(slot.take(before)), old=old.take(before), new=new.take(before),
+        other=pos.take(before + 1) + work.first, value=1)
+    carried = np.flatnonzero(
+        is_head & ~is_write & (epoch == 0) & (unwritten.take(slot) != NO_EVENT))
+    at, page = pos.take(carried), slot.take(carried)
+    column = work.tables.pages.column
     work.facts.add(
-        Fact.MODEL_MISMATCH, at, event=column["unwritten"].take(slot),
-        pfn=column["pfn"].take(slot), old=column["unwritten_old"].take(slot),
-        new=column["unwritten_new"].take(slot), other=at + work.first, value=1)
-    relevant = np.flatnonzero(changed | is_write)
-    page = pairs.slot.take(relevant)
-    last = relevant[tail_rows(page)]
-    waits = changed.take(last)
-    place = np.searchsorted(rows, last[waits])
-    return last, waits, old[place], new[place]
+        Fact.MODEL_MISMATCH, at, event=unwritten.take(page), pfn=pfn.take(page),
+        old=column["unwritten_old"].take(page), new=column["unwritten_new"].take(page),
+        other=at + work.first, value=1)
+    last = np.flatnonzero(tail_rows(slot))
+    waits = ~is_write.take(last) & (epoch.take(last) == len(lost))
+    return Touched(slot.take(last), pos.take(last), waits, old.take(last), new.take(last))
 
 
-def store_writes(work: Work, written: Written) -> None:
+def store_writes(work: Work, written: Written, lost: Slot) -> None:
     """Remember which pages a write has anchored, and which wait for one."""
     pairs, chunk, column = work.pairs, work.chunk, work.tables.pages.column
-    if written.foreign or written.invalid or (chunk.kind == Kind.P2M_WRITE).any():
+    if is_kind(chunk.kind, Kind.P2M_WRITE).any():
         work.observer.writes_seen = True
     column["anchored"][pairs.slot.take(written.agreed)] = work.events(written.agreed)
-    done = written.last[~written.waits]
-    column["unwritten"][pairs.slot.take(done)] = NO_EVENT
-    waiting = written.last[written.waits]
-    slot, at = pairs.slot.take(waiting), pairs.pos.take(waiting)
+    touched = written.touched
+    if touched is None:
+        return
+    if len(lost):
+        column["unwritten"][: work.tables.pages.used] = NO_EVENT
+    column["unwritten"][touched.page[~touched.waits]] = NO_EVENT
+    slot, at = touched.page[touched.waits], touched.pos[touched.waits]
     column["unwritten"][slot] = at + work.first
-    column["unwritten_old"][slot] = written.old
-    column["unwritten_new"][slot] = written.new
+    column["unwritten_old"][slot] = touched.old[touched.waits]
+    column["unwritten_new"][slot] = touched.new[touched.waits]
     column["unwritten_task"][slot] = chunk.task.take(at)
     column["unwritten_call"][slot] = chunk.call.take(at)
