@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.engine.order import Mask, head_rows, sort_with_position
+from xenm2p.engine.order import Mask, head_rows, order_of, sort_with_position
 from xenm2p.engine.replay import NO_EVENT, Result
 from xenm2p.engine.tables import Slot, Tables, foreign
 from xenm2p.kernels import KernelModel
@@ -85,6 +85,14 @@ class Pairs:
     @owner.setter
     def owner(self, rows: Slot) -> None:
         self._owner = rows
+
+    def failed_maps(self, chunk: Events) -> Mask:
+        """Which rows are maps whose hypercall failed, (r,)."""
+        if not _any(chunk.status):
+            return np.zeros(len(self), np.bool_)
+        failed: Mask = chunk.status.take(self.pos) != 0
+        failed &= is_kind(chunk.kind.take(self.pos), Kind.MAP)
+        return failed
 
     @property
     def tails(self) -> Slot:
@@ -223,16 +231,15 @@ def _settle(
     group = np.cumsum(pairs.head) - 1
     starts = pairs.heads.take(group)
     is_set = is_kind(kind, Kind.SET_P2M)
-    acts = kind <= int(Kind.UNMAP)
-    acts[acts] = (kind[acts] == Kind.UNMAP) | (chunk.status.take(pairs.pos[acts]) == 0)
-    pairs.is_map = acts & is_kind(kind, Kind.MAP)
-    pairs.is_unmap = acts & is_kind(kind, Kind.UNMAP)
+    pairs.is_map = is_kind(kind, Kind.MAP) & ~pairs.failed_maps(chunk)
+    pairs.is_unmap = is_kind(kind, Kind.UNMAP)
+    acts = pairs.is_map | pairs.is_unmap
     mapped_first = pairs.live.take(group)
     user = users(chunk, pairs.pos)
-    call = chunk.call.take(pairs.pos)
     ends_call = model.failed_unmap_ends_call
-    aborted = pairs.is_unmap & np.isin(call, list(failed)) if ends_call and failed else (
-        np.zeros(count, np.bool_))
+    aborted = np.zeros(count, np.bool_)
+    if ends_call and failed:
+        aborted = pairs.is_unmap & np.isin(chunk.call.take(pairs.pos), list(failed))
     void = aborted
     for _ in range(MOST_ROUNDS):
         last = last_before(acts & ~void, starts)
@@ -248,7 +255,7 @@ def _settle(
             skipped &= user
         fails = pairs.is_unmap & ~before & ~aborted
         if ends_call:
-            aborted, pairs.failed_calls = _aborted(pairs, call, fails, failed)
+            aborted, pairs.failed_calls = _aborted(pairs, chunk, fails, failed)
         settled = np.array_equal(void, aborted | skipped)
         void = aborted | skipped
         if settled:
@@ -273,17 +280,20 @@ def _settle(
 
 
 def _aborted(
-    pairs: Pairs, call: Slot, fails: Mask, failed: dict[int, int]
+    pairs: Pairs, chunk: Events, fails: Mask, failed: dict[int, int]
 ) -> tuple[Mask, dict[int, int]]:
     """Which unmaps come after one that failed in their call, and where calls failed first."""
+    if not failed and not fails.any():
+        return np.zeros(len(pairs), np.bool_), {}
+    call = chunk.call.take(pairs.pos)
     bad = np.flatnonzero(fails & (call != NO_CALL))
     aborted = pairs.is_unmap & np.isin(call, list(failed)) if failed else (
         np.zeros(len(call), np.bool_))
     if not len(bad):
         return aborted, {}
-    bad = bad[np.argsort(pairs.pos[bad])]
-    calls, first = np.unique(call[bad], return_index=True)
-    failed_at = pairs.pos[bad[first]]
+    bad = bad[order_of(call[bad], pairs.pos[bad])]
+    first = np.flatnonzero(head_rows(call[bad]))
+    calls, failed_at = call[bad[first]], pairs.pos[bad[first]]
     of_call = np.minimum(np.searchsorted(calls, call), len(calls) - 1)
     later = (calls[of_call] == call) & (pairs.pos > failed_at[of_call])
     where = dict(zip(calls.tolist(), failed_at.tolist(), strict=True))
@@ -294,6 +304,10 @@ def _with_bases(
     model: KernelModel, chunk: Events, pairs: Pairs, is_set: Mask, group: Slot, starts: Slot
 ) -> Pairs | None:
     """Fill in what each page holds beside the share, through set_p2m and, 4.0 on, unmap."""
+    if not is_set.any() and (model.overrides or not (
+            pairs.base != np.uint64(INVALID)).any()):
+        pairs.base = pairs.base.take(group)
+        return pairs
     base = pairs.base.take(group)
     if is_set.any():
         entries = chunk.mfn.take(pairs.pos)

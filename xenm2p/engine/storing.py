@@ -78,7 +78,7 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
         row = tails[is_mapped]
         base_mapped, base_unmapped = pairs.base[is_mapped], pairs.base[is_unmapped]
     else:
-        done = pairs.result == Result.OK
+        done = pairs.result == int(Result.OK)
         tail_begun = _last_in(pairs.is_map & done, pairs.heads, tails)
         tail_over = _last_in(pairs.is_unmap & done, pairs.heads, tails)
         is_mapped = tail_begun > tail_over
@@ -128,10 +128,10 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
 
 def _last_in(where: Mask, heads: Slot, tails: Slot) -> Slot:
     """For each page the last of its rows in `where`, -1 if there is none."""
-    rows = np.where(where, np.arange(len(where)), -1)
-    np.maximum.accumulate(rows, out=rows)
-    last = rows.take(tails)
-    return np.where(last >= heads, last, -1)
+    rows = np.flatnonzero(where)
+    at = np.searchsorted(rows, tails, side="right") - 1
+    last = rows.take(np.maximum(at, 0)) if len(rows) else at
+    return np.where((at >= 0) & (last >= heads), last, -1)
 
 
 def _store_writes(work: Work) -> None:
@@ -140,12 +140,14 @@ def _store_writes(work: Work) -> None:
     column = work.tables.pages.column
     tails = pairs.tails
     kind = work.kind
-    written = _last_in(is_kind(kind, Kind.SET_P2M), pairs.heads, tails)
-    done = _last_in(pairs.result == Result.OK, pairs.heads, tails)
-    fresh = written > done
-    column["p2m"][pairs.slot.take(written[fresh])] = chunk.mfn.take(
-        pairs.pos.take(written[fresh]))
-    failed = is_kind(kind, Kind.MAP) & (chunk.status.take(pairs.pos) != 0)
+    is_set = is_kind(kind, Kind.SET_P2M)
+    if is_set.any():
+        written = _last_in(is_set, pairs.heads, tails)
+        done = _last_in(pairs.result == int(Result.OK), pairs.heads, tails)
+        fresh = written > done
+        column["p2m"][pairs.slot.take(written[fresh])] = chunk.mfn.take(
+            pairs.pos.take(written[fresh]))
+    failed = pairs.failed_maps(chunk)
     if failed.any() or (column["failed_map"].take(pairs.pages) >= 0).any():
         last_failed = _last_in(failed, pairs.heads, tails)
         kept = is_kind(kind, Kind.P2M_WRITE) & foreign(chunk.mfn.take(pairs.pos))

@@ -8,7 +8,7 @@ import numpy as np
 
 from xenm2p.engine.order import Mask, head_rows, order_of, tail_rows
 from xenm2p.engine.overrides import Sharing
-from xenm2p.engine.pairing import is_kind, last_before
+from xenm2p.engine.pairing import Pairs, is_kind, last_before
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
 from xenm2p.engine.tables import Slot, foreign
 from xenm2p.engine.work import Work
@@ -120,7 +120,7 @@ def _failed_maps_kept(work: Work, rows: Slot, is_foreign: Mask) -> None:
     """XM306: FOREIGN writes, of the write `rows`, to pages whose last map had failed."""
     pairs, chunk, kind = work.pairs, work.chunk, work.kind
     column = work.tables.pages.column["failed_map"]
-    is_failed = is_kind(kind, Kind.MAP) & (chunk.status.take(pairs.pos) != 0)
+    is_failed = pairs.failed_maps(chunk)
     if not is_failed.any() and not (column.take(pairs.pages) != NO_EVENT).any():
         return
     asking = rows[is_foreign]
@@ -156,21 +156,20 @@ def _never_written(work: Work, writes: Slot, marks: Marks, lost: Slot) -> Touche
     mapped = chunk.mfn.take(pairs.pos.take(rows)) | np.uint64(FOREIGN)
     new = np.where(pairs.is_map.take(rows), mapped, left)
     rows, old, new = rows[old != new], old[old != new], new[old != new]
-    bit = np.where(marks.step > 0, np.uint64(0), np.uint64(FOREIGN))
-    slot = np.concatenate([pairs.slot.take(rows), marks.page, pairs.slot.take(writes)])
-    pos = np.concatenate([pairs.pos.take(rows), marks.pos, pairs.pos.take(writes)])
-    nothing = np.zeros(len(writes), np.uint64)
-    old = np.concatenate([old, marks.frame | bit, nothing])
-    new = np.concatenate([new, marks.frame | (bit ^ np.uint64(FOREIGN)), nothing])
-    is_write = np.zeros(len(pos), np.bool_)
-    is_write[len(pos) - len(writes):] = True
+    slot, pos, old, new, is_write = _with_writes(pairs, rows, old, new, writes)
+    if len(marks.page):
+        bit = np.where(marks.step > 0, np.uint64(0), np.uint64(FOREIGN))
+        slot, pos = np.concatenate([slot, marks.page]), np.concatenate([pos, marks.pos])
+        order = order_of(slot, pos)
+        slot, pos = slot.take(order), pos.take(order)
+        old = np.concatenate([old, marks.frame | bit]).take(order)
+        new = np.concatenate([new, marks.frame | (bit ^ np.uint64(FOREIGN))]).take(order)
+        is_write = np.concatenate(
+            [is_write, np.zeros(len(marks.page), np.bool_)]).take(order)
     if not work.observer.writes_seen:  # judged from the first write on
         kept = is_write | (pos > (pos[is_write].min() if len(writes) else len(chunk)))
         slot, pos, old, new, is_write = (
             slot[kept], pos[kept], old[kept], new[kept], is_write[kept])
-    order = order_of(slot, pos)
-    slot, pos, old, new, is_write = (
-        slot.take(order), pos.take(order), old.take(order), new.take(order), is_write.take(order))
     epoch = np.searchsorted(lost, pos)
     is_head = head_rows(slot)
     follows = ~is_head[1:] & (epoch[1:] == epoch[:-1]) & ~is_write[1:] & ~is_write[:-1]
@@ -191,6 +190,24 @@ def _never_written(work: Work, writes: Slot, marks: Marks, lost: Slot) -> Touche
     last = np.flatnonzero(tail_rows(slot))
     waits = ~is_write.take(last) & (epoch.take(last) == len(lost))
     return Touched(slot.take(last), pos.take(last), waits, old.take(last), new.take(last))
+
+
+def _with_writes(
+    pairs: Pairs, rows: Slot, old: U64, new: U64, writes: Slot
+) -> tuple[Slot, Slot, U64, U64, Mask]:
+    """Rows of transitions and of writes, as the pairs have them: by page, then position.
+
+    Gives slot, position, old and new entry (0 for a write) and whether it is a write.
+    """
+    is_write = np.zeros(len(pairs), np.bool_)
+    is_write[writes] = True
+    either = is_write.copy()
+    either[rows] = True
+    both = np.flatnonzero(either)
+    is_write = is_write.take(both)
+    entries = np.zeros((2, len(both)), np.uint64)
+    entries[:, ~is_write] = old, new
+    return pairs.slot.take(both), pairs.pos.take(both), entries[0], entries[1], is_write
 
 
 def store_writes(work: Work, written: Written, lost: Slot) -> None:
