@@ -6,7 +6,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from xenm2p.engine.order import Mask, distinct, head_rows, order_of, sort_with_position, tail_rows
+from xenm2p.engine.order import (
+    POS_BITS,
+    Mask,
+    distinct,
+    head_rows,
+    newest_live,
+    order_of,
+    sort_with_position,
+    tail_rows,
+)
 from xenm2p.engine.overrides import Overrides, Sharing, Writes, frontend_entries
 from xenm2p.engine.replay import NO_EVENT
 from xenm2p.engine.tables import Slot, Tables
@@ -14,8 +23,6 @@ from xenm2p.kernels import KernelModel
 
 # What a frontend entry is to its frame: something else, the frame, or the frame with F.
 _OTHER, _PLAIN, _MARKED = 0, 1, 2
-# A position in a chunk, or its length, in this many bits.
-_POS_BITS = 17
 
 
 def follow(
@@ -37,13 +44,13 @@ def follow(
     sizes = np.cumsum([len(begun), len(over), len(old), len(asked), len(writes.pos)])
     key = np.concatenate([frame, frame[over], overrides.old_frame[old],
                           overrides.query_frame[asked], writes.frame])
-    key <<= _POS_BITS
+    key <<= POS_BITS
     key |= np.concatenate([pos, end[over], overrides.old_end[old],
                            overrides.query_pos[asked], writes.pos])
     by_both = sort_with_position(key)
     order = order_of(key) if by_both is None else by_both.pos
     key = key.take(order) if by_both is None else by_both.values()
-    row_frame, row_pos = key >> _POS_BITS, key & ((1 << _POS_BITS) - 1)
+    row_frame, row_pos = key >> POS_BITS, key & ((1 << POS_BITS) - 1)
     added, changes = order < sizes[0], order < sizes[2]
     removed = changes & ~added
     # Of rows that change nothing the event is 0, which the exclusive or leaves alone.
@@ -249,11 +256,11 @@ def _newest_at(
     older = order_of(live_group, live_event)
     begun = np.flatnonzero(added)
     asked = rows.take(many)
-    newest[many] = _newest(
-        np.concatenate([live_group.take(older), group.take(begun)]),
-        np.concatenate([live_event.take(older), event.take(begun)]),
+    events = np.concatenate([live_event.take(older), event.take(begun)])
+    newest[many] = events.take(newest_live(
+        np.concatenate([live_group.take(older), group.take(begun)]), events,
         np.concatenate([still.take(older), overrides.end.take(row_pos.take(begun))]),
-        group.take(asked), row_pos.take(asked), first)
+        group.take(asked), row_pos.take(asked), first))
     return newest
 
 
@@ -263,26 +270,3 @@ def _live_overrides(tables: Tables, is_followed: Mask) -> Slot:
     live = live[column["listed"][live]]
     followed: Slot = live[is_followed.take(column["frame"][live])]
     return followed
-
-
-def _newest(
-    group: Slot, event: Slot, end: Slot, asked_group: Slot, asked_pos: Slot, first: int
-) -> Slot:
-    """The newest share of each asked group that lives at the asked position.
-
-    In the order of the rows the events of a group rise.
-    """
-    order = order_of(group)
-    group, event, end = group.take(order), event.take(order), end.take(order)
-    # Those from before the chunk, of which only the order counts, stand at its first event.
-    begin = np.maximum(event - first, -1) + 1
-    at = np.searchsorted((group << _POS_BITS + 1) | begin,
-                         (asked_group << _POS_BITS + 1) | asked_pos + 1, side="right") - 1
-    dead = np.arange(len(at))
-    while True:
-        dead = dead.compress(end.take(at.take(dead)) <= asked_pos.take(dead))
-        if not len(dead):
-            break
-        at[dead] -= 1
-    newest: Slot = event.take(at)
-    return newest

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# A position in a chunk, or its length, in this many bits.
+POS_BITS = 17
+
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 
@@ -105,3 +108,28 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
     """
     ordered = np.sort(values)
     return ordered.compress(head_rows(ordered))
+
+
+def newest_live(
+    group: Rows, event: Rows, end: Rows, asked_group: Rows, asked_pos: Rows, first: int
+) -> Rows:
+    """The row of the newest share that lives in each asked group at each asked position.
+
+    Of shares, (s,), `event` are the map events, which rise within a group, and `end` the
+    positions that end them in the chunk, which begins at event `first`. Asked, (q,), is
+    only where a share lives.
+    """
+    order = order_of(group)
+    group, end = group.take(order), end.take(order)
+    # Those from before the chunk, of which only the order counts, stand at its beginning.
+    begin = np.maximum(event.take(order) - first, -1) + 1
+    at = np.searchsorted((group << POS_BITS + 1) | begin,
+                         (asked_group << POS_BITS + 1) | asked_pos + 1, side="right") - 1
+    dead = np.arange(len(at))
+    while True:
+        dead = dead.compress(end.take(at.take(dead)) <= asked_pos.take(dead))
+        if not len(dead):
+            break
+        at[dead] -= 1
+    rows: Rows = order.take(at)
+    return rows

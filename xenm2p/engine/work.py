@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.engine.observe import Observer
-from xenm2p.engine.order import Mask, distinct, order_of
+from xenm2p.engine.order import Mask, distinct, newest_live, order_of
 from xenm2p.engine.pairing import OF_TABLE, Pairs, differing_rows, is_constant, is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result
 from xenm2p.engine.tables import Slot, Tables
@@ -358,16 +358,10 @@ def ended_in_use(work: Work) -> None:
     hits = np.flatnonzero(live > 0)
     if not len(hits):
         return
-    order = order_of(group, shares.event[mine])
-    sorted_group = group[order]
-    low = np.searchsorted(sorted_group, asked_group[hits])
-    high = np.searchsorted(sorted_group, asked_group[hits], side="right")
-    newest = np.empty(len(hits), np.int64)
-    for row, (a, b, pos) in enumerate(zip(low.tolist(), high.tolist(), queries[hits].tolist(),
-                                          strict=True)):
-        members = order[a:b]
-        newest[row] = members[(begin_at[members] < pos) & (end_at[members] > pos)][-1]
-    chosen = np.flatnonzero(mine)[newest]
+    by_event = order_of(shares.event[mine])
+    newest = newest_live(group.take(by_event), shares.event[mine].take(by_event),
+                         end_at.take(by_event), asked_group[hits], queries[hits], work.first)
+    chosen = np.flatnonzero(mine)[by_event.take(newest)]
     work.facts.add(Fact.ENDED_IN_USE, queries[hits], event=queries[hits] + work.first,
                    pfn=shares.pfn[chosen], mfn=shares.mfn[chosen], other=shares.event[chosen],
                    value=live[hits])
