@@ -1,55 +1,24 @@
 """ftrace text -> Trace: ``trace``, ``trace-cmd report`` and ``perf script`` with kprobes.
 
-The steps are in the files beside this one: lines, fields, calls, writes, events. What the
-probes mean is in probes.py; what a capture cannot show is said in `Trace.notes`.
+The steps are in the files beside this one: lines, fields, calls, sightings, and then
+assembly.py. What the probes mean is in probes.py.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import BinaryIO
 
-import numpy as np
-
 from xenm2p.errors import InputError
-from xenm2p.formats.capture_gaps import sees, with_proven_losses
-from xenm2p.formats.ftrace_calls import CallReader, CallTable
-from xenm2p.formats.ftrace_events import (
-    CallEvents,
-    Timeline,
-    add_calls,
-    add_from_writes,
-    add_grants,
-    add_locks,
-    add_losses,
-    add_writes,
-    adopted_runs,
-    finish,
-    known_in,
-    live_before,
-    mapped_first,
-    unmaps_go_on,
-)
+from xenm2p.formats.assembly import Capture, assemble
+from xenm2p.formats.ftrace_calls import CallReader
 from xenm2p.formats.ftrace_fields import Classifier
-from xenm2p.formats.ftrace_kernel import Evidence, conclude
 from xenm2p.formats.ftrace_layouts import FTRACE, PERF, LineForm
-from xenm2p.formats.ftrace_lines import LineReader, Lines, Mask
+from xenm2p.formats.ftrace_lines import LineReader, Lines
 from xenm2p.formats.ftrace_merge import MergedReader
 from xenm2p.formats.ftrace_sightings import Sighted, sight
-from xenm2p.formats.ftrace_writes import (
-    VMEMMAP_BASE,
-    Matches,
-    Sightings,
-    find_base,
-    is_foreign_entry,
-    match_writes,
-    pfns_of,
-    without_inner,
-)
-from xenm2p.formats.probes import Role
-from xenm2p.trace import INVALID, NO_CALL, Events, Kind, Runs, Trace
+from xenm2p.trace import Runs, Trace
 
 _LOOKS = re.compile(
     rb"# tracer: |(?:version = \d+\n)?cpus=\d+\n|(?:[^\n]{0,4096}\n){0,8}?"
@@ -58,7 +27,6 @@ _LOOKS = re.compile(
 _LOOKS_LIKE_PERF = re.compile(
     rb"# ========\n# captured on|(?:#[^\n]*\n|\n){0,200}(?:[^\n]{0,4096}\n){0,8}?" + PERF.looks
 )
-_NAMES_IN_NOTE = 8
 
 
 def looks_like_ftrace(first_bytes: bytes) -> bool:
@@ -75,13 +43,9 @@ def read_ftrace(stream: BinaryIO, source: str, *, form: LineForm = FTRACE,
                 memory: Runs | None = None, vmemmap_base: int | None = None) -> Trace:
     """Read ftrace text into a trace.
 
-    `source` is the name for errors, `form` which tracer's text it is. `memory` is the p2m
-    from a dump: `Trace.memory` then has its rows, after those of pages that were foreign
-    before the capture began and of which the dump does not tell (``F:0xfffffffffffff``:
-    foreign, frame unknown).
-    `vmemmap_base` is where the kernel's struct pages begin; without it the default, or
-    where that explains no write, the one that the writes of the capture's calls show.
-    Memory is a few times that of the events, plus a block of text.
+    `source` is the name for errors, `form` which tracer's text it is; for `memory` and
+    `vmemmap_base` see `assembly.assemble`. Memory is a few times that of the events, plus
+    a block of text.
 
     Raises InputError, naming the line, for text without any event, for a known probe's
     line without an argument it needs or with one that is no number, and for lines of more
@@ -114,153 +78,10 @@ def _read(lines: LineReader | MergedReader, blocks: Iterator[Lines], memory: Run
         sight(block, classifier, calls, seen, lines.source)
     if not lines.events:
         raise InputError(f"no {lines.form.name} event in it", source=lines.source)
-    return _Assembly(lines, classifier, calls.table(), calls, seen, memory, vmemmap_base).trace()
-
-
-@dataclass(slots=True)
-class _Assembly:
-    """Puts a trace together from what was read."""
-
-    lines: LineReader | MergedReader
-    classifier: Classifier
-    calls: CallTable
-    reader: CallReader
-    seen: Sighted
-    memory: Runs | None
-    vmemmap_base: int | None
-
-    def trace(self) -> Trace:
-        """The trace, with notes on what the capture cannot show."""
-        notes: list[str] = []
-        idle = self.lines.task_names.idle
-        writes = without_inner(self.seen.of(Role.P2M_WRITE, 2), idle, 2)
-        base = self._base(writes, notes)
-        line = Timeline([])
-        lost = self._add_losses(line)
-        evidence = self._evidence()
-        if len(self.calls.place):
-            returns, returns_map = self.seen.returned()
-            found = match_writes(self.calls, returns, returns_map, writes, idle, base)
-            explained = found.write_call >= 0
-            refs_unmap = not self.reader.roles & {Role.UNMAP, Role.REMOVE_OVERRIDE}
-            self._call_notes(
-                add_calls(line, self.calls, writes, found, refs_unmap), notes)
-            self._weigh(evidence, found, writes)
-            write_call = found.write_call
-        else:
-            explained = add_from_writes(line, writes, self._foreign_before(writes))
-            write_call = np.full(len(writes), NO_CALL, np.int64)
-            if len(writes):
-                notes.append("no map or unmap call was captured: FOREIGN writes are taken as "
-                             "maps, the next write of their page as its unmap")
-        add_writes(line, writes, write_call, explained)
-        add_grants(line, without_inner(self.seen.of(Role.GRANT, 4), idle, 3),
-                   without_inner(self.seen.of(Role.END_GRANT, 1), idle, 1))
-        locks = self.seen.of(Role.LOCK, 1)
-        add_locks(line, Kind.LOCK_PAGE, locks, locks.values[0], np.ones(len(locks), np.bool_))
-        unlocks = without_inner(self.seen.of(Role.UNLOCK, 1), idle, 1)
-        add_locks(line, Kind.UNLOCK_PAGE, unlocks, *pfns_of(unlocks.values[0], base))
-        gaps = with_proven_losses(
-            finish(line.events(), self.calls if len(self.calls.place) else None))
-        events = gaps.events
-        runs = self._memory(events, bool(len(writes)), notes)
-        kernel, why = conclude(evidence)
-        notes.append(f"kernel model {kernel or 'not known'}: {why}")
-        if gaps.writes:
-            notes.append(f"{gaps.writes} p2m writes do not follow from the one before of their "
-                         "page: events between them are not in the capture")
-        notes.insert(0, sees(events, has_memory=self.memory is not None))
-        self._line_notes(lost, notes)
-        return Trace.of_events(
-            events, kernel=kernel, origin=f"{self.lines.form.name} text {self.lines.source}",
-            memory=runs, tasks=self.lines.task_names.names, notes=notes)
-
-    def _base(self, writes: Sightings, notes: list[str]) -> int:
-        if self.vmemmap_base is not None:
-            return self.vmemmap_base
-        base = find_base(self.calls, writes, self.lines.task_names.idle)
-        if base != VMEMMAP_BASE:
-            notes.append(f"struct pages begin at 0x{base:x} here, as the p2m writes show, "
-                         f"not at 0x{VMEMMAP_BASE:x}")
-        return base
-
-    def _add_losses(self, line: Timeline) -> int:
-        """`lost` events, from the marks that tracers leave; returns how many there are."""
-        rows = self.lines.losses()
-        table = np.array(rows, np.int64).reshape(len(rows), 3)
-        add_losses(line, table[:, 0], table[:, 1], table[:, 2])
-        return len(rows)
-
-    def _evidence(self) -> Evidence:
-        evidence = Evidence(roles=self.reader.roles)
-        for text in self.lines.header:
-            evidence.header_line(text)
-        for head in self.seen.functions:
-            evidence.functions.update(re.findall(r"\((\w+)\+0x", head))
-        return evidence
-
-    def _weigh(self, evidence: Evidence, found: Matches, writes: Sightings) -> None:
-        """What the writes of calls say about the kernel."""
-        evidence.marks_frontend = bool(found.is_mark.any())
-        of_page = (found.write_call >= 0) & ~found.is_mark
-        is_unmap = ~self.calls.is_map[found.write_call[of_page]]
-        entries = writes.values[1][of_page]
-        evidence.restores_index = bool((is_unmap & (entries != np.uint64(INVALID))).any())
-        evidence.goes_on = unmaps_go_on(self.calls, found)
-
-    def _foreign_before(self, writes: Sightings) -> Mask:
-        if self.memory is None:
-            return np.zeros(len(writes), np.bool_)
-        _, entry = known_in(self.memory, writes.values[0])
-        return is_foreign_entry(entry)
-
-    def _memory(self, events: Events, has_writes: bool, notes: list[str]) -> Runs:
-        """The dump's rows, and before them pages that it lacks and that were live before."""
-        live = live_before(events, has_writes)
-        if self.memory is None:
-            notes.append("no p2m dump was given (--memory): no frame is known to be local")
-        else:
-            live = live[~known_in(self.memory, live)[0]]
-        if len(live):
-            notes.append(f"{len(live)} shares were live before the capture began, or were mapped "
-                         "where events were lost: adopted, their frames unknown")
-        adopted = adopted_runs(live)
-        if self.memory is None:
-            return adopted
-        # A dump from within the capture has pages foreign that only it will map.
-        later = mapped_first(events)
-        later = later[is_foreign_entry(known_in(self.memory, later)[1])]
-        if len(later):
-            notes.append(f"{len(later)} pages that the p2m dump has foreign are mapped in the "
-                         "capture first: the dump is from after that, they were ballooned out")
-        ballooned = Runs(later, np.full(len(later), INVALID, np.uint64),
-                         np.ones(len(later), np.uint64))
-        parts = (adopted, self.memory, ballooned)
-        return Runs(*(np.concatenate([getattr(runs, name) for runs in parts])
-                      for name in ("start", "value", "count")))
-
-    def _call_notes(self, left: CallEvents, notes: list[str]) -> None:
-        if self.reader.blank_arrays:
-            why = self.lines.form.blank_arrays.format(
-                lacking="pages and frames are taken from the p2m writes, refs and handles are "
-                        "missing")
-            notes.append(f"{self.reader.blank_arrays} calls have arrays of zeros only, {why}")
-        if left.without_page:
-            notes.append(f"{left.without_page} pages of calls are not in the capture: more than "
-                         "the probes fetched, and no p2m write shows them")
-        if left.without_write:
-            notes.append(f"{left.without_write} pages of calls have no p2m write: the kernel "
-                         "made none, or events were lost without a mark")
-
-    def _line_notes(self, lost: int, notes: list[str]) -> None:
-        if lost:
-            notes.append(f"the tracer lost events in {lost} places")
-        if self.seen.waits:
-            notes.append(f"{self.seen.waits} tasks waited for a page lock: the wait is no event")
-        notes += self.lines.notes()
-        ignored = self.classifier.ignored
-        if ignored:
-            most = [f"{name} {count}" for name, count in ignored.most_common(_NAMES_IN_NOTE)]
-            others = len(ignored) - len(most)
-            notes.append(f"{ignored.total()} events of other probes were left out: "
-                         + ", ".join(most) + (f" and {others} more" if others else ""))
+    found = Capture(
+        origin=f"{lines.form.name} text {lines.source}", tasks=lines.task_names.names,
+        idle=lines.task_names.idle, calls=calls.table(), seen=seen, roles=calls.roles,
+        header=lines.header, losses=lines.losses(), notes=lines.notes(),
+        ignored=classifier.ignored, blank_arrays=calls.blank_arrays,
+        blank_arrays_note=lines.form.blank_arrays)
+    return assemble(found, memory=memory, vmemmap_base=vmemmap_base)

@@ -94,8 +94,8 @@ def _anonymous(pattern: bytes) -> bytes:
 
 FTRACE = LineForm(
     name="ftrace",
-    blank_arrays="as trace-cmd report prints them: {lacking}; trace-cmd report -R prints the "
-                 "data, and trace.dat itself, which xenm2p reads, has it",
+    blank_arrays="trace-cmd report prints them (trace-cmd report -R prints the data, and "
+                 "trace.dat itself, which xenm2p reads, has it)",
     fixed=(
         (_pattern(_name(16), _NORMAL), _pattern(_name(16), _PID + _TGID)),
         (_pattern(_name(8), _LATENCY), _pattern(_name(8), _PID)),
@@ -108,9 +108,9 @@ FTRACE = LineForm(
 )
 PERF = LineForm(
     name="perf script",
-    blank_arrays="as perf script prints them: {lacking}; probes that fetch each word on its "
-                 "own (xenm2p capture --tool perf) show the data, and trace-cmd's trace.dat "
-                 "keeps arrays",
+    blank_arrays="perf script prints them (probes that fetch each word on its own, as those "
+                 "of xenm2p capture --tool perf, show the data, and trace-cmd's trace.dat "
+                 "keeps arrays)",
     fixed=((_pattern(_name(16), _PERF),
             _pattern(_name(16), rb" +(?:-?\d{1,10}/)?(?P<pid>-?\d{1,10}) *")),),
     loose=(_pattern(_ANY_NAME, _PERF),),
