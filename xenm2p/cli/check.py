@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xenm2p.cli import options
-from xenm2p.errors import EXIT_CLEAN, EXIT_FINDINGS, EXIT_LOSSY, EXIT_UNREADABLE
+from xenm2p.errors import EXIT_CLEAN, EXIT_FINDINGS, EXIT_LOSSY, EXIT_UNREADABLE, UsageError
 from xenm2p.report.formats import WRITERS
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 Pairs = list[tuple[str, Any]]
 
-MAX_LOSSES = 20  # how many damaged places are told one by one
-MAX_MISSES = 10  # how many differences of model and machine
 
 
 @click.command("check")
@@ -26,6 +24,15 @@ MAX_MISSES = 10  # how many differences of model and machine
               help="Compare the p2m writes seen on the machine with the kernel model's, event "
                    "by event. Under the traced kernel's model, or that of --kernel; --kernel "
                    "auto tries all.")
+@click.option("--against", metavar="FILE", shell_complete=options.complete_file,
+              help="Compare with what the hypervisor tells: a file of xentrace (-e 0x0010f000), "
+                   "or a grant-table dump (xl debug-keys g; xl dmesg).")
+@click.option("--slice", "slice_ns", metavar="TIME", callback=options.duration,
+              help="With xentrace: count in slices of about this time (500ms, 2s). Default: a "
+                   "twentieth of the trace.")
+@click.option("--at", metavar="POINT", callback=options.point,
+              help="With a grant-table dump: compare what is live after this event number or "
+                   "time. Default: where they differ least.")
 @options.kernel_options
 @options.format_option(WRITERS, default="plain")
 @options.output_options
@@ -33,7 +40,8 @@ MAX_MISSES = 10  # how many differences of model and machine
 @options.quiet_option
 @options.progress_option
 def check_command(
-    trace: str, wants_model: bool, format_: str, output: str, force: bool, strict: bool,
+    trace: str, wants_model: bool, against: str | None, slice_ns: int | None,
+    at: tuple[int, bool] | None, format_: str, output: str, force: bool, strict: bool,
     quiet: bool, progress: bool, **parameters: Any,
 ) -> int:
     """Read TRACE to its end and say whether it is whole: every value, every checksum of an
@@ -46,30 +54,53 @@ def check_command(
 
     With --model it also says how many of the p2m writes that the machine made are those
     of the kernel model, how many the model does not explain, how many the model makes and
-    the machine never did, and the first of both. It
-    exits with 1 where there is any that a loss does not explain.
+    the machine never did, and the first of both. It exits with 1 where there is any that a
+    loss does not explain.
+
+    With --against FILE it compares the trace with what Xen itself tells. A file of
+    xentrace counts every map and unmap, by domain: where it has more, in which slice of
+    time, the capture lost events; it tells no page and no frame. The two clocks are
+    aligned by sequences of maps and unmaps that both have; where they have too few in
+    common only totals are compared. Slices are parted at quiet moments, each ends where
+    the next begins, and what is before or after the trace is not missing.
+
+    A grant-table dump tells which grants and frames are mapped at one moment, no pages and
+    no handles; the live shares of the replay are compared with it. Ring pages, which
+    xenbus maps itself, are in no capture: up to 32 that look so are no difference. It
+    exits with 1 where more differs.
 
     \b
     Examples:
       xenm2p check trace.xm2p
+      xenm2p check trace.txt --against xentrace.bin --slice 500ms
+      xenm2p check trace.txt --memory p2m.txt --against xl-dmesg.txt --at 1.5s
       xenm2p check --model trace.txt.xz
       xenm2p check --model --kernel auto trace.xm2p
       xenm2p check --strict -q trace.txt || echo "events are missing"
     """
+    from xenm2p.cli.checking import against_file, against_model
     from xenm2p.cli.output import check_writable, text_output
     from xenm2p.cli.reading import read_through
     from xenm2p.report.fields import SCHEMA
     from xenm2p.report.pairs import write_pairs
 
+    for flag, value in (("--slice", slice_ns), ("--at", at)):
+        if value is not None and against is None:
+            raise UsageError(f"{flag} goes with --against FILE")
     check_writable(output, force=force)
     request = _request(parameters, strict=strict, quiet=quiet, progress=progress)
     reading = read_through(trace, progress=progress and not quiet, memory=request.memory,
-                           again=wants_model, merge=request.merge)
+                           grants=request.grants, merge=request.merge,
+                           again=wants_model or against is not None)
     pairs = _pairs(reading)
     differs = False
     if wants_model:
-        found, differs = _against_model(reading, request)
+        found, differs = against_model(reading, request)
         pairs += found
+    if against is not None:
+        found, misses = against_file(reading, request, against, slice_ns, at)
+        pairs += found
+        differs = differs or misses
     if not quiet:
         with text_output(output, force=force) as out:
             write_pairs(out, format_, f"{trace}: {_verdict(reading)}",
@@ -94,26 +125,6 @@ def _request(
     return request
 
 
-def _against_model(reading: Reading, request: ReplayRequest) -> tuple[Pairs, bool]:
-    """What --model adds, and whether model and machine differ."""
-    from xenm2p.cli.session import chosen_heading, heading_of, model_agreements
-    from xenm2p.report.agreement import agreement_pairs
-
-    # Where nobody says which kernel was traced, its writes do.
-    has_kernel = request.kernel or request.traced_kernel or reading.trace.kernel
-    has_writes = "p2m_write" in dict(reading.contents.by_kind())
-    tries_all = request.kernel == options.AUTO or (has_writes and not has_kernel)
-    if tries_all:
-        found = model_agreements(reading.trace, request, keep=MAX_MISSES)
-        heading = chosen_heading(reading.name, reading.trace, request, found)
-    else:
-        heading = heading_of(reading.name, reading.trace, request)
-        found = model_agreements(reading.trace, request, [heading.model], keep=MAX_MISSES)
-    shown = next(each for each in found if each.model == heading.model)
-    return (agreement_pairs(shown, heading.kernel_from, found),
-            shown.misses > shown.unsure)
-
-
 def _verdict(reading: Reading) -> str:
     if reading.damage:
         return "damaged"
@@ -124,8 +135,6 @@ def _verdict(reading: Reading) -> str:
 
 def _pairs(reading: Reading) -> Pairs:
     contents = reading.contents
-    losses = [loss.sentence() for loss in reading.losses[:MAX_LOSSES]]
-    left = len(reading.losses) - len(losses)
     backwards = f"first at event {contents.first_back}" if contents.backwards else None
     pairs: Pairs = [
         ("verdict", _verdict(reading)), ("format", reading.format),
@@ -135,5 +144,5 @@ def _pairs(reading: Reading) -> Pairs:
     ]
     if reading.report is not None:
         pairs += [("chunks", reading.report.chunks), ("lost_bytes", reading.report.lost_bytes)]
-    return [*pairs, ("damage", losses + [f"{left} more"] * bool(left)),
-            ("notes", list(reading.trace.notes))]
+    return [*pairs, ("damage", reading.loss_sentences()),
+            ("notes", reading.notes())]

@@ -15,19 +15,22 @@ from xenm2p.errors import EXIT_CLEAN, EXIT_LOSSY
 @writing_options
 @options.memory_option
 @options.merge_option
+@options.grants_option
 @options.strict_option
 @options.quiet_option
 @options.progress_option
 def convert_command(
     trace: str, output: str, force: bool, to: str | None, compress: str | None,
-    chunk_events: int | None, memory: str | None, merge: tuple[str, ...], strict: bool,
-    quiet: bool, progress: bool,
+    chunk_events: int | None, memory: str | None, merge: tuple[str, ...],
+    grants: str | None, strict: bool, quiet: bool, progress: bool,
 ) -> int:
     """Convert TRACE to YAML, which people read and edit, or to .xm2p, which holds captures
     of any length and is read without parsing.
 
     The events keep their numbers. With --memory the p2m of a dump becomes part of the
-    trace. Comments of a YAML trace are not kept. Damaged chunks of an .xm2p file are an
+    trace, with --grants the shares that were live before it, as its first events. Comments
+    of a YAML trace are not kept; what a capture could not show is noted in either form, in
+    YAML as comments. Damaged chunks of an .xm2p file are an
     error: `xenm2p check` tells what can still be had.
 
     \b
@@ -44,7 +47,7 @@ def convert_command(
     target = check_target(output, to, compress, chunk_events)
     check_writable(output, force=force)
     losses: list[Loss] = []
-    opened = read_trace(trace, memory=memory, losses=losses, merge=merge)
+    opened = read_trace(trace, memory=memory, grants=grants, losses=losses, merge=merge)
     has_lost = write_trace(
         opened, output, target=target, force=force, compress=compress,
         chunk_events=chunk_events, progress=progress and not quiet)

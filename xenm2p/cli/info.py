@@ -28,7 +28,8 @@ def info_command(
     """Say what is in TRACE: its format, kernel and model, domain, origin, memory, and how
     many events of which kind, over which time, pages and frames.
 
-    Nothing is replayed.
+    Nothing is replayed. What is damaged or missing is told as `xenm2p check` tells it, but
+    is no failure here.
 
     \b
     Examples:
@@ -64,7 +65,7 @@ def _pairs(reading: Reading) -> list[tuple[str, Any]]:
         report = reading.report
         pairs += [("chunks", report.chunks), ("checkpoints", report.checkpoints),
                   ("encodings", " ".join(sorted(report.encodings)))]
-    return [*pairs, ("notes", list(trace.notes))]
+    return [*pairs, ("damage", reading.loss_sentences()), ("notes", reading.notes())]
 
 
 def _model(kernel: str | None) -> str | None:

@@ -93,8 +93,18 @@ def merge_option(command: Command) -> Command:
              "tracing/per_cpu is one, can be TRACE or FILE.")(command)
 
 
+def grants_option(command: Command) -> Command:
+    """--grants."""
+    return click.option(
+        "--grants", metavar="FILE", shell_complete=complete_file,
+        help="Begin with the shares and grants that were live before the trace, from a "
+             "grant-table dump (xl debug-keys g; xl dmesg). It names frames and references: at "
+             "which pages they were mapped needs --memory; handles it does not have. They "
+             "become the first events, so that all others are numbered after them.")(command)
+
+
 def kernel_options(command: Command) -> Command:
-    """--kernel, --traced-kernel, --memory, --merge."""
+    """--kernel, --traced-kernel, --memory, --merge, --grants."""
     return _all(
         click.option(
             "-k", "--kernel", metavar="KERNEL",
@@ -110,11 +120,12 @@ def kernel_options(command: Command) -> Command:
             help="Kernel that the trace was taken on, in place of what the trace says."),
         memory_option,
         merge_option,
+        grants_option,
     )(command)
 
 
 def replay_options(command: Command) -> Command:
-    """--kernel, --traced-kernel, --memory, --assume-dio, --engine."""
+    """--kernel, --traced-kernel, --memory, --grants, --assume-dio, --engine."""
     return _all(
         kernel_options,
         click.option(
@@ -132,10 +143,10 @@ def filter_options(command: Command) -> Command:
     """--from, --to and the filters of what is shown."""
     return _all(
         click.option(
-            "--from", "first", metavar="POINT", callback=_point,
+            "--from", "first", metavar="POINT", callback=point,
             help="Show from here on: an event number (1200), or a time with its unit "
                  "(1.5s, 1500ms, 20us, 7ns)."),
-        click.option("--to", "last", metavar="POINT", callback=_point,
+        click.option("--to", "last", metavar="POINT", callback=point,
                      help="Show up to here, this event or time included."),
         _filter("--pfn", "pfns", "FRAME", _frames,
                 "Show what concerns this page: 0x1010, 4112 or a span 0x1000-0x10ff."),
@@ -260,15 +271,27 @@ def parse_point(text: str) -> tuple[int, bool] | None:
     return None if scaled % 10 ** len(fraction) else (scaled // 10 ** len(fraction), True)
 
 
-def _point(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+def point(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """An option's value as (event number, False) or (nanoseconds, True); None for none."""
     if value is None:
         return None
-    point = parse_point(value) if len(value) <= 40 else None
-    if point is None or point[0] >= 1 << 63:
+    parsed = parse_point(value) if len(value) <= 40 else None
+    if parsed is None or parsed[0] >= 1 << 63:
         raise click.BadParameter(
             f"'{value}' is neither an event number (1200) nor a time with its unit "
             "(1.5s, 1500ms, 20us, 7ns)", ctx, param)
-    return _remembered(ctx, param.opts[0], value, point)
+    return _remembered(ctx, param.opts[0], value, parsed)
+
+
+def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """An option's value as nanoseconds, more than none."""
+    if value is None:
+        return None
+    parsed = parse_point(value) if len(value) <= 40 else None
+    if parsed is None or not parsed[1] or not 0 < parsed[0] < 1 << 63:
+        raise click.BadParameter(
+            f"'{value}' is not a time with its unit (1.5s, 500ms, 20us)", ctx, param)
+    return parsed[0]
 
 
 def _number(ctx: click.Context, param: click.Parameter, text: str) -> int:

@@ -8,9 +8,11 @@ from typing import Any
 
 from xenm2p.cli.progress import with_progress
 from xenm2p.formats.binary import BinaryReport, Loss, scan_binary
-from xenm2p.formats.detect import Extra, read_known, read_memory
+from xenm2p.formats.detect import Extra, read_grants, read_known, read_memory
 from xenm2p.report.contents import Contents
 from xenm2p.trace import Trace
+
+MAX_LOSSES = 20  # how many damaged places are told one by one
 
 
 @dataclass(slots=True)
@@ -37,6 +39,17 @@ class Reading:
         """Whether events were lost, by the tracer or in the file."""
         return bool(self.losses) or self.contents.has_losses
 
+    def loss_sentences(self) -> list[str]:
+        """What is damaged or missing in the file, the first places one by one."""
+        told = [loss.sentence() for loss in self.losses[:MAX_LOSSES]]
+        left = len(self.losses) - len(told)
+        return told + [f"{left} more"] * bool(left)
+
+    def notes(self) -> list[str]:
+        """The trace's notes, without those that say again what is damaged."""
+        damage = {loss.sentence() for loss in self.losses}
+        return [note for note in self.trace.notes if note not in damage]
+
     def time_pairs(self) -> list[tuple[str, Any]]:
         """First and last time and what is between, in nanoseconds."""
         first, last = self.contents.first_time, self.contents.last_time
@@ -46,15 +59,18 @@ class Reading:
 
 
 def read_through(
-    name: str, *, progress: bool, memory: str | None = None, again: bool = False,
-    merge: Sequence[str] = (),
+    name: str, *, progress: bool, memory: str | None = None, grants: str | None = None,
+    again: bool = False, merge: Sequence[str] = (),
 ) -> Reading:
     """Read a whole trace; a damaged .xm2p file as far as it can be had. Raises InputError.
 
-    `memory` names a p2m dump, `merge` more files of the capture; with `again` the trace can
-    be iterated afterwards, whatever the input is.
+    `memory` names a p2m dump, `grants` a grant-table dump, `merge` more files of the
+    capture; with `again` the trace can be iterated afterwards, whatever the input is.
     """
-    reading = _opened(name, memory, again, merge)
+    losses: list[Loss] = []
+    extra = Extra(None if memory is None else read_memory(memory), losses, again, salvage=True,
+                  grants=None if grants is None else read_grants(grants))
+    reading = _opened((name, *merge), extra)
     for events in with_progress(
             reading.trace.chunks(), len, reading.trace.length, wanted=progress):
         reading.contents.add(events)
@@ -64,10 +80,9 @@ def read_through(
     return reading
 
 
-def _opened(name: str, memory: str | None, again: bool, merge: Sequence[str]) -> Reading:
-    losses: list[Loss] = []
-    extra = Extra(None if memory is None else read_memory(memory), losses, again, salvage=True)
-    known = read_known((name, *merge), extra)
+def _opened(names: tuple[str, ...], extra: Extra) -> Reading:
+    known = read_known(names, extra)
     is_binary = known.format.name == "xm2p"
-    report = scan_binary(known.path, name) if is_binary and known.path is not None else None
-    return Reading(name, known.format.name, known.trace, losses=losses, report=report)
+    report = (scan_binary(known.path, names[0])
+              if is_binary and known.path is not None else None)
+    return Reading(names[0], known.format.name, known.trace, losses=extra.losses, report=report)

@@ -32,6 +32,7 @@ class ReplayRequest:
     traced_kernel: str | None
     memory: str | None
     merge: tuple[str, ...]
+    grants: str | None
     assume_dio: bool
     engine: str
     strict: bool
@@ -43,7 +44,8 @@ class ReplayRequest:
         given = [[flag, value]
                  for flag, value in (("--kernel", self.kernel),
                                      ("--traced-kernel", self.traced_kernel),
-                                     ("--memory", self.memory)) if value is not None]
+                                     ("--memory", self.memory),
+                                     ("--grants", self.grants)) if value is not None]
         merged = [["--merge", name] for name in self.merge]
         return given + merged + [["--assume-dio"]] * self.assume_dio
 
@@ -92,7 +94,7 @@ def open_session(name: str, request: ReplayRequest, selection: Selection) -> Ses
     """Open a trace and choose its model. Raises InputError, UsageError."""
     check_kernels(request)
     losses: list[Loss] = []
-    trace = read_trace(name, memory=request.memory, losses=losses,
+    trace = read_trace(name, memory=request.memory, grants=request.grants, losses=losses,
                        again=request.kernel == AUTO, merge=request.merge)
     heading = (chosen_heading(name, trace, request, model_agreements(trace, request))
                if request.kernel == AUTO else heading_of(name, trace, request))

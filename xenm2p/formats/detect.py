@@ -20,6 +20,7 @@ from xenm2p.trace import Runs, Trace
 
 if TYPE_CHECKING:
     from xenm2p.formats.binary_reader import Loss
+    from xenm2p.formats.grantdump import GrantDump
 
 BINARY_MAGIC = b"xenm2p\r\n"
 
@@ -28,8 +29,9 @@ Losses = list["Loss"]
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """What a reader gets beside its input: a dump's p2m rows, and a list for losses.
+    """What a reader gets beside its input: what dumps tell, and a list for losses.
 
+    `memory`: rows of a p2m dump. `grants`: a grant-table dump; `read_known` adds it.
     `again`: the trace will be read more than once, from whatever input. `salvage`: damaged
     parts are left out and told in `losses` where the format can do so.
     """
@@ -38,6 +40,7 @@ class Extra:
     losses: Losses
     again: bool = False
     salvage: bool = False
+    grants: GrantDump | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def _read_binary(opened: BinaryInput, extra: Extra) -> Trace:
     if opened.path is not None:
         opened.stream.close()
         trace = read(opened.path)
-    elif extra.again:
+    elif extra.again or extra.grants is not None:
         with tempfile.NamedTemporaryFile(prefix="xenm2p.") as copy:
             with opened:
                 shutil.copyfileobj(opened.stream, copy, 1 << 20)
@@ -159,7 +162,11 @@ _HINTS: tuple[tuple[bytes, str], ...] = (
                           "`trace-cmd report -R`"),
     (b"PERFILE2", "this is a perf.data; give the output of `perf script`"),
     (b"# Linux p2m", "this is a p2m dump; give it with --memory, beside the trace"),
+    (b"\x03\xf0\x01 ", "this is a file of xentrace, whose grant records name no page and no "
+                       "frame; compare a trace with it: `xenm2p check TRACE --against FILE`"),
 )
+_GRANT_DUMP_HINT = ("this is a grant-table dump (xl debug-keys g); give it with --grants, beside "
+                    "the trace, or compare: `xenm2p check TRACE --against FILE`")
 
 
 def format_of(first: bytes) -> TraceFormat | None:
@@ -168,22 +175,24 @@ def format_of(first: bytes) -> TraceFormat | None:
 
 
 def read_trace(
-    name: str, *, memory: str | None = None, losses: Losses | None = None,
-    again: bool = False, merge: Sequence[str] = (),
+    name: str, *, memory: str | None = None, grants: str | None = None,
+    losses: Losses | None = None, again: bool = False, merge: Sequence[str] = (),
 ) -> Trace:
     """The trace in a file of any known format, found by its content; ``-`` is standard input.
 
-    `memory` names a p2m dump, whose rows come before the trace's own. What a file that
-    ends early has lost is appended to `losses` while the trace is iterated. With `again`
-    the trace can be iterated any number of times: what is a stream is copied to a
-    temporary file, which nobody else sees and which goes with the program.
+    `memory` names a p2m dump, whose rows come before the trace's own; `grants` a
+    grant-table dump, whose shares become the first events. What a file that ends early has
+    lost is appended to `losses` while the trace is iterated. With `again` the trace can be
+    iterated any number of times: what is a stream is copied to a temporary file, which
+    nobody else sees and which goes with the program.
     `merge` names more files of the same capture; a directory stands for the files of
     single cpus in it. They are merged by time.
     Raises InputError for what cannot be read or has no known format; where a format is
     read piece by piece, also later, while the trace is iterated.
     """
     extra = Extra(None if memory is None else read_memory(memory),
-                  [] if losses is None else losses, again)
+                  [] if losses is None else losses, again,
+                  grants=None if grants is None else read_grants(grants))
     return read_known((name, *merge), extra).trace
 
 
@@ -204,10 +213,10 @@ def read_known(names: Sequence[str], extra: Extra) -> Known:
             opened.append(open_input(name))
         if len(opened) == 1:
             found = known_format(opened[0])
-            return Known(found.read(opened[0], extra), found, opened[0].path)
+            return Known(_begun(found.read(opened[0], extra), extra), found, opened[0].path)
         found, read_parts = _format_of_parts(opened)
         with_events = [part for part in opened if part.first]  # a cpu may have had none
-        return Known(read_parts(with_events, extra), found, None)
+        return Known(_begun(read_parts(with_events, extra), extra), found, None)
     except BaseException:
         for part in opened:
             part.stream.close()
@@ -248,6 +257,10 @@ def known_format(opened: BinaryInput) -> TraceFormat:
         raise InputError("this may be trace_pipe_raw, pages of the ring buffer itself; give "
                          "trace or trace_pipe, or record with trace-cmd and give trace.dat",
                          source=opened.name)
+    from xenm2p.formats.grantdump import looks_like_grant_dump
+
+    if looks_like_grant_dump(first):
+        raise InputError(_GRANT_DUMP_HINT, source=opened.name)
     looked_for = ", ".join(each.looks for each in FORMATS)
     raise InputError(f"unknown format: it begins with {ascii(first[:16])[1:]}; looked for "
                      f"{looked_for}", source=opened.name)
@@ -274,6 +287,21 @@ def read_memory(name: str) -> Runs:
 
     with open_input(name) as opened:
         return read_p2m_dump(opened.stream, name)
+
+
+def read_grants(name: str) -> GrantDump:
+    """The entries of a grant-table dump. Raises InputError."""
+    from xenm2p.formats.grantdump import read_grant_dump
+
+    with open_input(name) as opened:
+        return read_grant_dump(opened.stream, name)
+
+
+def _begun(trace: Trace, extra: Extra) -> Trace:
+    """The trace, with what a grant dump has live before it as its first events."""
+    from xenm2p.formats.initial_grants import with_initial_grants
+
+    return trace if extra.grants is None else with_initial_grants(trace, extra.grants)
 
 
 def _before(first: Runs, then: Runs) -> Runs:

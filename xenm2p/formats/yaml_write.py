@@ -81,6 +81,8 @@ def write_yaml(trace: Trace, out: IO[bytes]) -> None:
 
 def _header(trace: Trace) -> str:
     lines = [f"format: {FORMAT}", f"version: {VERSION}"]
+    # For people: what the capture could not show. A reader passes over comments.
+    lines += [f"# note: {format_text(note)}" for note in trace.notes]
     if trace.kernel is not None:
         lines.append(f"kernel: {format_text(trace.kernel)}")
     lines.append(f"domain: {trace.domain}")
