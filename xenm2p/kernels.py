@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from xenm2p.errors import UsageError, unknown
+
+Version: TypeAlias = tuple[int, int, int]
 
 # m2p_overrides is a hash of 1 << 10 lists, arch/x86/xen/p2m.c: M2P_OVERRIDE_HASH_SHIFT
 BUCKET_BITS = 10
@@ -120,7 +123,7 @@ MODELS: dict[str, KernelModel] = {
 DEFAULT_MODEL = LOCAL_FOREIGN
 
 # Stable 3.4.y took the fix in 3.4.10.
-_FIRST_VERSIONS: tuple[tuple[tuple[int, int, int], KernelModel], ...] = (
+_FIRST_VERSIONS: tuple[tuple[Version, KernelModel], ...] = (
     ((2, 6, 38), OVERRIDE),
     ((3, 4, 10), LOCAL_FOREIGN),
     ((3, 15, 0), KMAP_ONLY),
@@ -128,6 +131,18 @@ _FIRST_VERSIONS: tuple[tuple[tuple[int, int, int], KernelModel], ...] = (
     ((5, 12, 0), P2M_ONLY_CONTINUE),
 )
 _VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,6}))?(?:[-+~._ ].*|rc\d+.*)?", re.DOTALL)
+
+
+def version_of(kernel: str) -> Version:
+    """The numbers of a Linux version such as ``3.10.72`` or ``6.1.0-9-amd64``.
+
+    A model's name stands for the first version that behaves so. Raises UsageError, naming
+    the nearest known model, for anything else.
+    """
+    match = _VERSION.fullmatch(MODELS[kernel].first if kernel in MODELS else kernel)
+    if match is None:
+        raise UsageError(unknown("kernel", kernel, MODELS) + "; or give a version as 3.10.72")
+    return int(match[1]), int(match[2]), int(match[3] or 0)
 
 
 def model_for(kernel: str) -> KernelModel:
@@ -138,10 +153,7 @@ def model_for(kernel: str) -> KernelModel:
     """
     if kernel in MODELS:
         return MODELS[kernel]
-    match = _VERSION.fullmatch(kernel)
-    if match is None:
-        raise UsageError(unknown("kernel", kernel, MODELS) + "; or give a version as 3.10.72")
-    version = (int(match[1]), int(match[2]), int(match[3] or 0))
+    version = version_of(kernel)
     if version < _FIRST_VERSIONS[0][0]:
         raise UsageError(f"kernel '{kernel}': Linux before 2.6.38 had no m2p override")
     return [model for first, model in _FIRST_VERSIONS if first <= version][-1]

@@ -153,6 +153,8 @@ def test_the_severities_are_those_of_the_findings() -> None:
     ("xenm2p export -t tr", "plain,transitions"),
     ("xenm2p export --kind dio_r", "plain,dio_read"),
     ("xenm2p generate multi", "plain,multi-share"),
+    ("xenm2p capture --tool tr", "plain,trace-cmd"),
+    ("xenm2p capture --kernel 5", "plain,5.10"),
     ("xenm2p replay tra", "file,tra"),
 ])
 def test_bash_completion(words: str, expected: str) -> None:

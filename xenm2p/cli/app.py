@@ -30,6 +30,7 @@ COMMANDS = {
     "info": "Say what is in a trace file.",
     "check": "Read a trace file to its end: integrity and losses.",
     "convert": "Convert between trace formats.",
+    "capture": "Print a script that takes a capture.",
     "generate": "Write a synthetic trace.",
 }
 

@@ -19,6 +19,9 @@ import click
 from xenm2p import __version__
 from xenm2p.cli.app import COMMANDS, CONTEXT, cli, command_objects
 from xenm2p.findings import RESERVED, RULES
+from xenm2p.formats.capture_shell import MEANINGS
+from xenm2p.formats.probe_signatures import SIGNATURES
+from xenm2p.formats.probes import PROBES, Probe
 from xenm2p.formats.workloads import WORKLOADS
 from xenm2p.kernels import MODELS
 from xenm2p.report.fields import TABLES
@@ -146,9 +149,25 @@ def _extra(name: str) -> Iterator[str]:
                                   f"{rule.what} Severity: {rule.grading} {rule.cure}{cured}")])
         yield from _entries([(f"{id_} {name_}", "Reserved; no rule finds it yet.")
                              for id_, name_ in RESERVED.items()])
+    elif name == "capture":
+        yield ".SH PROBES"
+        yield roff("What is probed, as what the event is captured, and which trace event it "
+                   "becomes. Of several functions the first that the kernel has is used.")
+        for probe in PROBES:
+            if probe.role in MEANINGS:
+                yield from _entries([(probe.event, _probed(probe))])
     elif name == "generate":
         yield ".SH WORKLOADS"
         yield from _entries([(workload.name, workload.help) for workload in WORKLOADS.values()])
+
+
+def _probed(probe: Probe) -> str:
+    rows = [row for function in probe.functions for row in SIGNATURES
+            if row.function == function]
+    functions = "; ".join(f"{row.function}({', '.join(row.parameters)}) in Linux {row.versions}"
+                          for row in rows)
+    what = f"{MEANINGS[probe.role][0].upper()}{MEANINGS[probe.role][1:]}"
+    return f"{what}: {functions or f'tracepoint {probe.group}:{probe.event}'}."
 
 
 def _program_page() -> Iterator[str]:

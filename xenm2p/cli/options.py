@@ -44,16 +44,18 @@ def one_of(
                 raise click.BadParameter(unknown(what, name, known), ctx, param)
         return value
 
-    return {"callback": check, "shell_complete": _complete(lambda: known)}
+    return {"callback": check, "shell_complete": complete_names(lambda: known)}
 
 
-def _complete(
-    names: Callable[[], Iterable[str]],
+def complete_names(
+    names: Callable[[], Iterable[str]] | Iterable[str],
 ) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Let the shell complete one of `names`, or of what it returns."""
     def complete(
         ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        known = names() if callable(names) else names
+        return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
     return complete
 
@@ -108,7 +110,7 @@ def kernel_options(command: Command) -> Command:
     return _all(
         click.option(
             "-k", "--kernel", metavar="KERNEL",
-            shell_complete=_complete(lambda: (*MODELS, AUTO)),
+            shell_complete=complete_names(lambda: (*MODELS, AUTO)),
             help="Replay under this kernel: a Linux version (3.4, 3.10.72, 6.1.0-9-amd64) or "
                  f"a model ({', '.join(MODELS)}); {AUTO}: the model that explains the p2m "
                  "writes seen on the machine best, of equals the traced kernel's, else the "
@@ -116,7 +118,7 @@ def kernel_options(command: Command) -> Command:
                  "local-foreign."),
         click.option(
             "--traced-kernel", metavar="KERNEL",
-            shell_complete=_complete(lambda: MODELS),
+            shell_complete=complete_names(lambda: MODELS),
             help="Kernel that the trace was taken on, in place of what the trace says."),
         memory_option,
         merge_option,
@@ -238,7 +240,7 @@ def _filter(flag: str, name: str, metavar: str, convert: Convert, help: str) -> 
 
     extra: dict[str, Any] = {}
     if flag == "--kind":
-        extra["shell_complete"] = _complete(_kind_names)
+        extra["shell_complete"] = complete_names(_kind_names)
     return click.option(flag, name, metavar=metavar, multiple=True, callback=convert_all,
                         help=help + " Repeatable.", **extra)
 

@@ -37,13 +37,12 @@ from xenm2p.formats.ftrace_lines import Mask
 from xenm2p.formats.ftrace_losses import Loss
 from xenm2p.formats.ftrace_sightings import Sighted
 from xenm2p.formats.ftrace_writes import (
-    VMEMMAP_BASE,
     Matches,
     Sightings,
-    find_base,
+    StructPages,
+    find_struct_pages,
     is_foreign_entry,
     match_writes,
-    pfns_of,
     without_inner,
 )
 from xenm2p.formats.probes import Role
@@ -85,8 +84,9 @@ def assemble(found: Capture, *, memory: Runs | None = None,
     `memory` is the p2m from a dump: `Trace.memory` then has its rows, after those of pages
     that were foreign before the capture began and of which the dump does not tell
     (``F:0xfffffffffffff``: foreign, frame unknown). `vmemmap_base` is where the kernel's
-    struct pages begin; without it the default, or where that explains no write, the one
-    that the writes of the capture's calls show.
+    struct pages begin; without it what the header of `xenm2p capture` says, else the
+    default, or where that explains no write, the one that the writes of the capture's
+    calls show.
     """
     return _Assembly(found, memory, vmemmap_base).trace()
 
@@ -104,13 +104,13 @@ class _Assembly:
         notes: list[str] = []
         idle = self.found.idle
         writes = without_inner(self.found.seen.of(Role.P2M_WRITE, 2), idle, 2)
-        base = self._base(writes, notes)
         line = Timeline([])
         lost = self._add_losses(line)
         evidence = self._evidence()
+        at = self._struct_pages(writes, evidence, notes)
         if len(self.found.calls.place):
             returns, returns_map = self.found.seen.returned()
-            found = match_writes(self.found.calls, returns, returns_map, writes, idle, base)
+            found = match_writes(self.found.calls, returns, returns_map, writes, idle, at)
             explained = found.write_call >= 0
             refs_unmap = not self.found.roles & {Role.UNMAP, Role.REMOVE_OVERRIDE}
             self._call_notes(
@@ -128,8 +128,10 @@ class _Assembly:
                    without_inner(self.found.seen.of(Role.END_GRANT, 1), idle, 1))
         locks = self.found.seen.of(Role.LOCK, 1)
         add_locks(line, Kind.LOCK_PAGE, locks, locks.values[0], np.ones(len(locks), np.bool_))
+        entering = self.found.seen.of(Role.LOCK_POINTER, 1)
+        add_locks(line, Kind.LOCK_PAGE, entering, *at.pfns(entering.values[0]))
         unlocks = without_inner(self.found.seen.of(Role.UNLOCK, 1), idle, 1)
-        add_locks(line, Kind.UNLOCK_PAGE, unlocks, *pfns_of(unlocks.values[0], base))
+        add_locks(line, Kind.UNLOCK_PAGE, unlocks, *at.pfns(unlocks.values[0]))
         gaps = with_proven_losses(
             finish(line.events(), self.found.calls if len(self.found.calls.place) else None))
         events = gaps.events
@@ -145,14 +147,18 @@ class _Assembly:
             events, kernel=kernel, origin=self.found.origin,
             memory=runs, tasks=self.found.tasks, notes=notes)
 
-    def _base(self, writes: Sightings, notes: list[str]) -> int:
-        if self.vmemmap_base is not None:
-            return self.vmemmap_base
-        base = find_base(self.found.calls, writes, self.found.idle)
-        if base != VMEMMAP_BASE:
-            notes.append(f"struct pages begin at 0x{base:x} here, as the p2m writes show, "
-                         f"not at 0x{VMEMMAP_BASE:x}")
-        return base
+    def _struct_pages(self, writes: Sightings, evidence: Evidence,
+                      notes: list[str]) -> StructPages:
+        given = evidence.vmemmap_base if self.vmemmap_base is None else self.vmemmap_base
+        at = find_struct_pages(self.found.calls, writes, self.found.idle, given)
+        usual = StructPages()
+        if given is None and at.base != usual.base:
+            notes.append(f"struct pages begin at 0x{at.base:x} here, as the p2m writes show, "
+                         f"not at 0x{usual.base:x}")
+        if at.size != usual.size:
+            notes.append(f"a struct page has {at.size} bytes here, as the p2m writes show, "
+                         f"not {usual.size}")
+        return at
 
     def _add_losses(self, line: Timeline) -> int:
         """`lost` events, from the marks that tracers leave; returns how many there are."""

@@ -21,11 +21,12 @@ from xenm2p.formats.ftrace_sightings import Sighted, sight
 from xenm2p.trace import Runs, Trace
 
 _LOOKS = re.compile(
-    rb"# tracer: |(?:version = \d+\n)?cpus=\d+\n|(?:[^\n]{0,4096}\n){0,8}?"
-    rb"(?:" + FTRACE.looks + rb"|CPU:\d+ \[|##### CPU)"
+    rb"# tracer: |# xenm2p-capture: ftrace\n|(?:version = \d+\n)?cpus=\d+\n"
+    rb"|(?:[^\n]{0,4096}\n){0,8}?(?:" + FTRACE.looks + rb"|CPU:\d+ \[|##### CPU)"
 )
 _LOOKS_LIKE_PERF = re.compile(
-    rb"# ========\n# captured on|(?:#[^\n]*\n|\n){0,200}(?:[^\n]{0,4096}\n){0,8}?" + PERF.looks
+    rb"# ========\n# captured on|# xenm2p-capture: perf\n"
+    rb"|(?:#[^\n]*\n|\n){0,200}(?:[^\n]{0,4096}\n){0,8}?" + PERF.looks
 )
 
 
@@ -56,7 +57,7 @@ def read_ftrace(stream: BinaryIO, source: str, *, form: LineForm = FTRACE,
 
 
 def read_ftrace_parts(parts: Sequence[tuple[BinaryIO, str]], *, form: LineForm = FTRACE,
-                      memory: Runs | None = None) -> Trace:
+                      memory: Runs | None = None, vmemmap_base: int | None = None) -> Trace:
     """Read files that are parts of one capture, one a cpu, into a trace; see `read_ftrace`.
 
     `parts` are the open files with their names; their lines are merged by time, of equal
@@ -64,7 +65,7 @@ def read_ftrace_parts(parts: Sequence[tuple[BinaryIO, str]], *, form: LineForm =
     """
     lines = MergedReader.of(parts, form)
     try:
-        return _read(lines, lines.blocks(), memory, None)
+        return _read(lines, lines.blocks(), memory, vmemmap_base)
     except InputError as error:
         raise lines.located(error) from None
 

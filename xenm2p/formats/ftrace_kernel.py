@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from xenm2p.errors import UsageError
+from xenm2p.formats.ftrace_fields import number_of
 from xenm2p.formats.probes import Role
 from xenm2p.kernels import KMAP_ONLY, LOCAL_FOREIGN, P2M_ONLY_CONTINUE, model_for
 
@@ -18,7 +19,8 @@ _NAMES_KERNEL = re.compile(
 class Evidence:
     """What was seen that only some kernels have.
 
-    `named` is a version the capture's header gives, `functions` those that lines name,
+    `named` is a version the capture's header gives, `vmemmap_base` where it says that the
+    struct pages begin, `functions` those that lines name or the header has from kallsyms,
     `has_migrate_disable` the flag column of that name, `has_rt_columns` those of kernels
     with the RT patches; `marks_frontend` says that a call
     wrote its frontend's entry, `restores_index` that an unmap wrote something other than
@@ -26,6 +28,7 @@ class Evidence:
     """
 
     named: str | None = None
+    vmemmap_base: int | None = None
     functions: set[str] = field(default_factory=set)
     roles: set[Role] = field(default_factory=set)
     has_migrate_disable: bool = False
@@ -39,6 +42,12 @@ class Evidence:
         words = text.lstrip("# ").split()
         if len(words) == 2 and words[0] in ("kernel:", "release:"):
             self.named = words[1]
+        # What the scripts of `xenm2p capture` write: formats/capture_shell.py
+        elif len(words) == 2 and words[0] == "vmemmap_base:":
+            base = number_of(words[1].encode())
+            self.vmemmap_base = base or None
+        elif len(words) == 4 and words[0] == "kallsyms:" and words[2] in "tTwW":
+            self.functions.add(words[3].partition(".")[0])
         named = _NAMES_KERNEL.fullmatch(text)
         if named is not None:
             self.named = named["perf"] or named["latency"]

@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 from xenm2p.formats.ftrace_calls import CallTable
 from xenm2p.formats.ftrace_lines import Mask, lanes_of
 from xenm2p.formats.ftrace_ops import COUNT_UNKNOWN, STATUS_UNKNOWN
+from xenm2p.formats.probe_signatures import STRUCT_PAGE_SIZES, VMEMMAP_BASE
 from xenm2p.trace import FOREIGN, I64, INVALID, U64
 
-# arch/x86/include/asm/page_64.h: __VMEMMAP_BASE_L4; sizeof(struct page) is 64
-VMEMMAP_BASE = 0xFFFFEA0000000000
-PAGE_STRUCT = 64
 # arch/x86/mm/kaslr.c moves the base by whole puds, within the kernel's half.
 _PUD = 1 << 30
 _KERNEL_HALF = 0xFFFF800000000000
@@ -81,12 +79,19 @@ def is_foreign_entry(entries: U64) -> Mask:
     return is_foreign
 
 
-def pfns_of(pages: U64, base: int) -> tuple[U64, Mask]:
-    """Page frame numbers of struct page pointers, and which pointers can be such."""
-    offset = pages - np.uint64(base)
-    pfn = offset // np.uint64(PAGE_STRUCT)
-    plausible = (pages != 0) & (offset % np.uint64(PAGE_STRUCT) == 0) & (pfn < _PFN_LIMIT)
-    return pfn, plausible
+@dataclass(frozen=True, slots=True)
+class StructPages:
+    """Where the kernel's struct pages begin, and how many bytes one has."""
+
+    base: int = VMEMMAP_BASE
+    size: int = STRUCT_PAGE_SIZES[0]
+
+    def pfns(self, pages: U64) -> tuple[U64, Mask]:
+        """Page frame numbers of struct page pointers, and which pointers can be such."""
+        offset = pages - np.uint64(self.base)
+        pfn = offset // np.uint64(self.size)
+        plausible = (pages != 0) & (offset % np.uint64(self.size) == 0) & (pfn < _PFN_LIMIT)
+        return pfn, plausible
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +146,9 @@ class Matches:
 
 
 def match_writes(calls: CallTable, returns: Sightings, returns_map: Mask, writes: Sightings,
-                 idle: list[int], base: int) -> Matches:
-    """Give each write its call; `base` is where the struct pages begin."""
-    pfn, placed = pfns_of(calls.page, base)
+                 idle: list[int], at: StructPages) -> Matches:
+    """Give each write its call; `at` is where the struct pages are."""
+    pfn, placed = at.pfns(calls.page)
     write_pfn, entry = writes.values
     is_map_write = is_foreign_entry(entry)
     call_lane = lanes_of(calls.task, calls.cpu, idle)
@@ -250,11 +255,32 @@ class _Marks:
         return self._frames[call]
 
 
-def find_base(calls: CallTable, writes: Sightings, idle: list[int]) -> int:
-    """Where the struct pages begin, from calls and the first write that follows each.
+def find_struct_pages(calls: CallTable, writes: Sightings, idle: list[int],
+                      base: int | None) -> StructPages:
+    """Where the struct pages are, from calls and the first write that follows each.
 
-    The default where it explains the writes, or nothing explains them better.
+    `base` is where they begin, where that is known. Else it is the default where that
+    explains a write, or nothing explains the writes better; and their size likewise.
     """
+    pages, pfns = _first_writes(calls, writes, idle)
+    best = StructPages() if base is None else StructPages(base)
+    most = len(pages) // 2
+    for size in STRUCT_PAGE_SIZES:
+        bases, counts = np.unique(pages - np.uint64(size) * pfns, return_counts=True)
+        wanted = bases == np.uint64(VMEMMAP_BASE if base is None else base)
+        if wanted.any():
+            return StructPages(best.base, size)
+        if base is not None:
+            continue
+        possible = (bases % np.uint64(_PUD) == 0) & (bases >= np.uint64(_KERNEL_HALF))
+        bases, counts = bases[possible], counts[possible]
+        if len(bases) and counts.max() > most:
+            most, best = int(counts.max()), StructPages(int(bases[counts.argmax()]), size)
+    return best
+
+
+def _first_writes(calls: CallTable, writes: Sightings, idle: list[int]) -> tuple[U64, U64]:
+    """Struct pages of the first pages of calls, and the pfn that each call wrote first."""
     usable = np.flatnonzero((calls.page != 0) & ~failed_pages(calls))
     _, first_of_call = np.unique(calls.page_call[usable], return_index=True)
     first_pages = usable[first_of_call]
@@ -262,7 +288,7 @@ def find_base(calls: CallTable, writes: Sightings, idle: list[int]) -> int:
     write_lane = lanes_of(writes.task, writes.cpu, idle)
     is_map_write = is_foreign_entry(writes.values[1])
     nothing = np.zeros(0, np.int64)
-    votes = []
+    found_pages, found_pfns = [], []
     for direction in (True, False):
         pages = first_pages[calls.is_map[calls.page_call[first_pages]] == direction]
         call = calls.page_call[pages]
@@ -270,12 +296,6 @@ def find_base(calls: CallTable, writes: Sightings, idle: list[int]) -> int:
         found = govern(calls.place[call], call_lane[call], nothing, nothing,
                        writes.place[rows], write_lane[rows])
         is_first = (found.call >= 0) & (found.rank == 0)
-        page = calls.page[pages[found.call[is_first]]]
-        votes.append(page - np.uint64(PAGE_STRUCT) * writes.values[0][rows[is_first]])
-    bases, counts = np.unique(np.concatenate(votes), return_counts=True)
-    possible = (bases % np.uint64(_PUD) == 0) & (bases >= np.uint64(_KERNEL_HALF))
-    bases, counts = bases[possible], counts[possible]
-    if len(bases) == 0 or (bases == np.uint64(VMEMMAP_BASE)).any():
-        return VMEMMAP_BASE
-    best = int(counts.argmax())
-    return int(bases[best]) if 2 * counts[best] > sum(map(len, votes)) else VMEMMAP_BASE
+        found_pages.append(calls.page[pages[found.call[is_first]]])
+        found_pfns.append(writes.values[0][rows[is_first]])
+    return np.concatenate(found_pages), np.concatenate(found_pfns)
