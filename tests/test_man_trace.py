@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from xenm2p.formats import binary_layout as layout
+from xenm2p.formats.bpftrace import table as bpftrace_table
 from xenm2p.trace import COLUMNS, KIND_BY_CODE
 
 PAGE = Path(__file__).parent.parent / "man" / "xenm2p-trace.5"
@@ -28,6 +29,10 @@ def tables() -> dict[str, list[list[str]]]:
 def magic(cell: str) -> bytes:
     """The bytes that a quoted cell of the page stands for (roff writes a backslash as \\e)."""
     return cell.strip('"').replace("\\er", "\r").replace("\\en", "\n").encode("ascii")
+
+
+def test_the_table_of_bpftraces_records_is_that_of_the_reader() -> None:
+    assert tables()["probe needs may have"] == [list(row) for row in bpftrace_table()]
 
 
 def test_the_table_of_kinds_is_that_of_the_trace() -> None:

@@ -149,12 +149,18 @@ def ftrace_of(name: str) -> bytes:
     return lzma.decompress((CAPTURES / f"{name}.txt.xz").read_bytes())
 
 
+def calls_of(trace: Trace) -> list[int]:
+    """The calls of events, numbered as they appear."""
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(call, len(numbers)) for call in trace.events().call.tolist()]
+
+
 def same_events(a: Trace, b: Trace) -> bool:
-    """Whether two traces have the same events of the same tasks."""
+    """Whether two traces have the same events of the same calls and tasks."""
     names = [[trace.task_name(task) for task in trace.events().task.tolist()] for trace in (a, b)]
-    return names[0] == names[1] and all(
+    return names[0] == names[1] and calls_of(a) == calls_of(b) and all(
         np.array_equal(getattr(a.events(), column), getattr(b.events(), column))
-        for column in COLUMNS if column != "task")
+        for column in COLUMNS if column not in ("task", "call"))
 
 
 @pytest.mark.parametrize("name", [

@@ -105,6 +105,18 @@ def _is_perf(first: bytes) -> bool:
     return looks_like_perf(first)
 
 
+def _is_bpftrace(first: bytes) -> bool:
+    from xenm2p.formats.bpftrace import looks_like_bpftrace
+
+    return looks_like_bpftrace(first)
+
+
+def _read_bpftrace(opened: BinaryInput, extra: Extra) -> Trace:
+    from xenm2p.formats.bpftrace import read_bpftrace
+
+    return read_bpftrace(opened.stream, opened.name, memory=extra.memory)
+
+
 def _read_perf(opened: BinaryInput, extra: Extra) -> Trace:
     from xenm2p.formats.ftrace import read_ftrace
     from xenm2p.formats.ftrace_layouts import PERF
@@ -150,6 +162,7 @@ def _with_memory(trace: Trace, extra: Extra) -> Trace:
 
 FORMATS: tuple[TraceFormat, ...] = (
     TraceFormat("xm2p", "a binary trace's first bytes 'xenm2p'", _is_binary, _read_binary),
+    TraceFormat("bpftrace", "bpftrace's JSON lines", _is_bpftrace, _read_bpftrace),
     TraceFormat("yaml", "a YAML trace's 'format: xenm2p-trace'", _is_yaml, _read_yaml),
     TraceFormat("ftrace", "ftrace text's header or event lines", _is_ftrace, _read_ftrace,
                 _read_ftrace_parts),

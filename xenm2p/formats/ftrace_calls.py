@@ -240,19 +240,27 @@ class CallReader:
             self._release(refs)
         self._pending.clear()
         self._flush()
-        calls = np.concatenate(self._calls, axis=1)
-        pages = np.concatenate(self._pages, axis=1)
-        order = np.argsort(calls[0], kind="stable")
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        page_call = rank[pages[0].astype(np.int64)]
-        by_call = np.argsort(page_call, kind="stable")
-        place, time, cpu, task, is_map, is_refs, count, user, same_call = calls[:, order]
-        _, page, mfn, domid, ref, handle, status = pages[:, by_call]
-        return CallTable(
-            place, time, cpu.astype(np.int16), task.astype(np.int32), is_map != 0, is_refs != 0,
-            count, user, same_call, page_call[by_call], page, mfn, domid.astype(np.int64),
-            ref.astype(np.int64), handle.astype(np.int64), status.view(np.int64))
+        return table_of(np.concatenate(self._calls, axis=1),
+                        np.concatenate(self._pages, axis=1))
+
+
+def table_of(calls: I64, pages: U64) -> CallTable:
+    """The table of (9, calls) and (7, pages) numbers, in the order of the calls' places.
+
+    The rows are the columns of `CallTable`; those of pages begin with the call, a column
+    of `calls`, and have statuses modulo 2**64.
+    """
+    order = np.argsort(calls[0], kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    page_call = rank[pages[0].astype(np.int64)]
+    by_call = np.argsort(page_call, kind="stable")
+    place, time, cpu, task, is_map, is_refs, count, user, same_call = calls[:, order]
+    _, page, mfn, domid, ref, handle, status = pages[:, by_call]
+    return CallTable(
+        place, time, cpu.astype(np.int16), task.astype(np.int32), is_map != 0, is_refs != 0,
+        count, user, same_call, page_call[by_call], page, mfn, domid.astype(np.int64),
+        ref.astype(np.int64), handle.astype(np.int64), status.view(np.int64))
 
 
 def role_of(head: Head) -> Role:

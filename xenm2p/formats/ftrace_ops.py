@@ -19,7 +19,7 @@ from xenm2p.formats.probes import MAP_OP_WORDS, PAGE_FIELDS, UNMAP_OP_WORDS, Rol
 from xenm2p.trace import INVALID, NO_DOMID, NO_HANDLE, NO_REF
 
 # GNTMAP_contains_pte: the host address is that of a pte, as gntdev has it
-_CONTAINS_PTE = 1 << 4
+CONTAINS_PTE = 1 << 4
 COUNT_UNKNOWN = -1
 USER_UNKNOWN = -1
 STATUS_UNKNOWN = -(1 << 15)  # no GNTST_* has it
@@ -192,7 +192,7 @@ def read_call(arguments: bytes, head: Head, source: str, place: int) -> Call:
     if kmap_ops is not None:
         user = int(kmap_ops != 0)
     elif flags is not None and role in MAP_ROLES:
-        user = int(bool(flags & _CONTAINS_PTE))
+        user = int(bool(flags & CONTAINS_PTE))
     else:
         user = USER_UNKNOWN
     return Call(COUNT_UNKNOWN if count is None else count, user, pages, blank)
