@@ -219,6 +219,17 @@ def test_a_capture_from_the_middle_adopts_what_was_live() -> None:
     assert with_dump.memory.tuples() == dump_of("self-phy-midstart").tuples()
 
 
+def test_a_dump_from_another_time_does_not_undo_what_the_capture_shows() -> None:
+    """The dump has the pages ballooned out; the capture unmaps them, so they were foreign."""
+    trace = read_ftrace(io.BytesIO(text_of("self-phy-midstart")), "midstart",
+                        memory=dump_of("self-qdisk-pagelock"))
+    assert any(note.startswith("825 pages that the p2m dump has otherwise")
+               for note in trace.notes)
+    facts = Facts.concat([segment.facts for segment in replay(
+        trace, MODELS["p2m-only-continue"], Options())])
+    assert set(facts.fact.tolist()) == {Fact.HANDLE}
+
+
 def test_failing_refs_overlapping_maps_and_a_page_never_mapped() -> None:
     trace = capture("gntdev-badref")
     events = trace.events()

@@ -154,6 +154,19 @@ def test_grants_and_memory_begin_the_replay(xenm2p: Run) -> None:
     assert "XM303" not in text
 
 
+def test_a_dump_tells_the_frames_of_shares_that_a_converted_capture_lacks(
+    xenm2p: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "trace.xm2p"
+    assert xenm2p("convert", "-q", MIDSTART, "-o", out).status == 0
+    assert read_trace(str(out)).notes[0].endswith("p2m before the capture (--memory)")
+    trace = read_trace(str(out), memory=str(MIDSTART_P2M), grants=str(MIDSTART_GRANTS))
+    assert "825 shares and 827 grants were live" in trace.notes[1]
+    assert "p2m before the capture (--memory), shares before the capture (--grants); not" in (
+        trace.notes[0])
+    assert not any("no p2m dump" in note for note in trace.notes)
+
+
 def test_grants_become_part_of_a_converted_trace(xenm2p: Run, tmp_path: Path) -> None:
     out = tmp_path / "trace.xm2p"
     assert xenm2p("convert", "-q", MIDSTART, "--memory", MIDSTART_P2M, "--grants",

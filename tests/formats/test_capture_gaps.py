@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.build import events_of, foreign
-from xenm2p.formats.capture_gaps import sees, with_proven_losses
+from xenm2p.formats.capture_gaps import MEMORY, SHARES, now_seen, sees, with_proven_losses
 from xenm2p.trace import INVALID, KIND_BY_CODE, NO_CPU, NO_REF, Events
 
 PAGE = 0x8000
@@ -115,3 +115,16 @@ def test_a_hundred_thousand_pages_are_quick() -> None:
         mfn=np.full(200_000, INVALID, np.uint64))
     gaps = with_proven_losses(writes)
     assert (len(gaps.events), gaps.writes) == (300_000, 100_000)
+
+
+LINE = "sees: maps, unmaps; not: refs, p2m before the capture (--memory)"
+
+
+def test_a_dump_that_is_given_later_is_seen_as_well() -> None:
+    notes = [LINE, "no p2m dump was given (--memory): no frame is known", "other"]
+    assert now_seen(notes, MEMORY) == [
+        "sees: maps, unmaps, p2m before the capture (--memory); not: refs", "other"]
+    assert now_seen(now_seen(notes, MEMORY), MEMORY) == now_seen(notes, MEMORY)
+    assert now_seen(["other"], MEMORY) == ["other"]
+    assert now_seen([], SHARES) == []
+    assert now_seen(["sees: maps; not: " + MEMORY], MEMORY) == [f"sees: maps, {MEMORY}"]

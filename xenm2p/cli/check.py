@@ -54,7 +54,8 @@ def check_command(
 
     With --model it also says how many of the p2m writes that the machine made are those
     of the kernel model, how many the model does not explain, how many the model makes and
-    the machine never did, and the first of both. It exits with 1 where there is any that a
+    the machine never did, and the first of both. Writes that no map or unmap explains
+    (ballooning) are replayed, not compared. It exits with 1 where anything differs that a
     loss does not explain.
 
     With --against FILE it compares the trace with what Xen itself tells. A file of

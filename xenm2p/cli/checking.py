@@ -38,7 +38,8 @@ def against_model(reading: Reading, request: ReplayRequest) -> tuple[Pairs, bool
         heading = heading_of(reading.name, reading.trace, request)
         found = model_agreements(reading.trace, request, [heading.model], keep=MAX_MISSES)
     shown = next(each for each in found if each.model == heading.model)
-    return (agreement_pairs(shown, heading.kernel_from, found),
+    set_p2m = dict(reading.contents.by_kind()).get("set_p2m", 0)
+    return (agreement_pairs(shown, heading.kernel_from, found, set_p2m),
             shown.misses > shown.unsure)
 
 

@@ -193,10 +193,18 @@ class _Assembly:
     def _memory(self, events: Events, has_writes: bool, notes: list[str]) -> Runs:
         """The dump's rows, and before them pages that it lacks and that were live before."""
         live = live_before(events, has_writes)
+        otherwise = live[:0]
         if self.memory is None:
             notes.append("no p2m dump was given (--memory): no frame is known to be local")
         else:
-            live = live[~known_in(self.memory, live)[0]]
+            is_known, entry = known_in(self.memory, live)
+            if has_writes:  # that end the share, so that there was one
+                otherwise = live[is_known & ~is_foreign_entry(entry)]
+            live = live[~is_known]
+        if len(otherwise):
+            notes.append(f"{len(otherwise)} pages that the p2m dump has otherwise were foreign "
+                         "before the capture, as their unmaps show: adopted, their frames "
+                         "unknown; the dump is from another time")
         if len(live):
             notes.append(f"{len(live)} shares were live before the capture began, or were mapped "
                          "where events were lost: adopted, their frames unknown")
@@ -211,7 +219,7 @@ class _Assembly:
                          "capture first: the dump is from after that, they were ballooned out")
         ballooned = Runs(later, np.full(len(later), INVALID, np.uint64),
                          np.ones(len(later), np.uint64))
-        parts = (adopted, self.memory, ballooned)
+        parts = (adopted, self.memory, ballooned, adopted_runs(otherwise))
         return Runs(*(np.concatenate([getattr(runs, name) for runs in parts])
                       for name in ("start", "value", "count")))
 

@@ -82,6 +82,11 @@ def _is_known(events: Events, column: str, absent: int) -> Mask:
     return known
 
 
+MEMORY = "p2m before the capture (--memory)"
+SHARES = "shares before the capture (--grants)"
+_SEES, _NOT = "sees: ", "not: "
+
+
 def sees(events: Events, *, has_memory: bool) -> str:
     """One line: what of a machine's doing the events of a capture show, and what they do not.
 
@@ -99,9 +104,24 @@ def sees(events: Events, *, has_memory: bool) -> str:
         "page locks": Kind.LOCK_PAGE in kinds,
         "unlocks": Kind.UNLOCK_PAGE in kinds,
         "direct I/O": bool(kinds & {Kind.DIO_READ, Kind.DIO_WRITE}),
-        "p2m before the capture (--memory)": has_memory,
+        MEMORY: has_memory,
     }
-    parts = [f"{word}: {', '.join(names)}" for word, names in (
-        ("sees", [name for name, is_seen in seen_of.items() if is_seen]),
-        ("not", [name for name, is_seen in seen_of.items() if not is_seen])) if names]
-    return "; ".join(parts)
+    return _line([name for name, is_seen in seen_of.items() if is_seen],
+                 [name for name, is_seen in seen_of.items() if not is_seen])
+
+
+def _line(seen: list[str], unseen: list[str]) -> str:
+    return "; ".join(word + ", ".join(names)
+                     for word, names in ((_SEES, seen), (_NOT, unseen)) if names)
+
+
+def now_seen(notes: list[str], what: str) -> list[str]:
+    """The notes of a capture to which a dump was given later: `what` is seen as well."""
+    if not notes or not notes[0].startswith(_SEES):
+        return notes
+    seen, _, unseen = notes[0].removeprefix(_SEES).partition(f"; {_NOT}")
+    told = [name for name in seen.split(", ") if name != what]
+    left = [name for name in unseen.split(", ") if name and name != what]
+    gone = "no p2m dump was given" if what == MEMORY else "\0"
+    return [_line([*told, what], left),
+            *(note for note in notes[1:] if not note.startswith(gone))]

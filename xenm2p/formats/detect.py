@@ -155,8 +155,16 @@ def _read_yaml(opened: BinaryInput, extra: Extra) -> Trace:
 
 
 def _with_memory(trace: Trace, extra: Extra) -> Trace:
+    """The trace with a dump's rows before its own, but for shares whose frames it tells."""
+    from xenm2p.formats.capture_gaps import MEMORY, now_seen
+    from xenm2p.formats.ftrace_events import UNKNOWN_FRAME, known_in
+
     if extra.memory is not None:
-        trace.memory = _before(extra.memory, trace.memory)
+        own = trace.memory
+        is_told = (own.value == np.uint64(UNKNOWN_FRAME)) & known_in(extra.memory, own.start)[0]
+        own = Runs(own.start[~is_told], own.value[~is_told], own.count[~is_told])
+        trace.memory = _before(extra.memory, own)
+        trace.notes = now_seen(trace.notes, MEMORY)
     return trace
 
 

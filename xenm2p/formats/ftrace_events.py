@@ -36,6 +36,8 @@ from xenm2p.trace import (
     Runs,
 )
 
+# What a page is in memory that was foreign before the capture, nobody knows with which frame.
+UNKNOWN_FRAME = FOREIGN | MAX_FRAME
 _GENERAL_ERROR = -1  # GNTST_general_error
 # Grant flags: the low two bits say what is granted; 1 is GTF_permit_access.
 _GTF_TYPE, _GTF_PERMIT_ACCESS = 3, 1
@@ -288,7 +290,7 @@ def mapped_first(events: Events) -> U64:
 
 def adopted_runs(pfn: NDArray[np.uint64]) -> Runs:
     """Memory rows that say of pages: foreign, frame unknown."""
-    return Runs(pfn, np.full(len(pfn), FOREIGN | MAX_FRAME, np.uint64),
+    return Runs(pfn, np.full(len(pfn), UNKNOWN_FRAME, np.uint64),
                 np.ones(len(pfn), np.uint64))
 
 

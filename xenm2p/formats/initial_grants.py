@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.formats.ftrace_events import known_in
+from xenm2p.formats.capture_gaps import SHARES, now_seen
+from xenm2p.formats.ftrace_events import UNKNOWN_FRAME, known_in
 from xenm2p.formats.ftrace_writes import is_foreign_entry
 from xenm2p.formats.grantdump import GrantDump
 from xenm2p.trace import (
     FOREIGN,
     INVALID,
-    MAX_FRAME,
     NO_DOMID,
     NO_REF,
     U64,
@@ -29,8 +29,6 @@ from xenm2p.trace import (
     Runs,
     Trace,
 )
-
-_UNKNOWN_FRAME = FOREIGN | MAX_FRAME
 
 
 def with_initial_grants(trace: Trace, dump: GrantDump) -> Trace:
@@ -67,15 +65,22 @@ def with_initial_grants(trace: Trace, dump: GrantDump) -> Trace:
     return Trace(
         chunks_of=chunks if len(first) else chunks_of, kernel=trace.kernel,
         domain=trace.domain, origin=trace.origin, memory=memory, m2p=trace.m2p,
-        tasks=trace.tasks, once=trace.once, notes=[*trace.notes[:1], *notes, *trace.notes[1:]],
+        tasks=trace.tasks, once=trace.once,
+        notes=_with_notes(trace.notes, notes, bool(len(maps))),
         length=None if trace.length is None else trace.length + len(first))
+
+
+def _with_notes(known: list[str], more: list[str], has_shares: bool) -> list[str]:
+    """All notes; the first, which says what was seen, stays the first."""
+    known = now_seen(known, SHARES) if has_shares else known
+    return [*known[:1], *more, *known[1:]]
 
 
 def _foreign_pages(trace: Trace) -> U64:
     """Pages that are FOREIGN before the first event, with a frame that is known; sorted."""
     memory = trace.memory
     runs = np.flatnonzero(is_foreign_entry(memory.value) & (
-        memory.value != np.uint64(_UNKNOWN_FRAME)))
+        memory.value != np.uint64(UNKNOWN_FRAME)))
     pages = [memory.start[run] + np.arange(int(memory.count[run]), dtype=np.uint64)
              for run in runs.tolist()]
     pfn = np.unique(np.concatenate([np.zeros(0, np.uint64), *pages]))

@@ -11,14 +11,19 @@ from xenm2p.trace import format_frame
 Pairs = list[tuple[str, Any]]
 
 
-def agreement_pairs(shown: Agreement, kernel_from: str, all_models: Sequence[Agreement]) -> Pairs:
-    """The agreement of one model, its first misses, and where several were tried a table."""
+def agreement_pairs(
+    shown: Agreement, kernel_from: str, all_models: Sequence[Agreement], set_p2m: int
+) -> Pairs:
+    """The agreement of one model, its first misses, and where several were tried a table.
+
+    `set_p2m`: writes of the trace that no map or unmap explains, which are replayed.
+    """
     pairs: Pairs = [
         ("model", shown.model.name), ("model_from", kernel_from),
         ("agreement_percent", shown.percent() if shown.writes else None),
         ("p2m_writes", shown.writes), ("agreed", shown.agreed),
         ("unexplained", shown.unexplained), ("never_written", shown.unwritten),
-        ("unsure", shown.unsure),
+        ("unsure", shown.unsure), ("not_compared", set_p2m),
     ]
     if len(all_models) > 1:
         pairs.append(("models", [_model_row(each) for each in all_models]))
