@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xenm2p.engine.order import distinct
 from xenm2p.trace import FOREIGN, IDENTITY, INVALID, U64, Runs, Trace
 
 
@@ -55,7 +56,7 @@ class Intervals:
             return cls(zero, zero + np.uint64(INVALID), zero)
         table = Runs.of(rows)
         end = table.start + table.count
-        borders = np.unique(np.concatenate([np.zeros(1, np.uint64), table.start, end]))
+        borders = distinct(np.concatenate([np.zeros(1, np.uint64), table.start, end]))
         # Paint from the first row to the last: what a later row covers, it overwrites.
         painter = np.full(len(borders), -1, np.int64)
         first = np.searchsorted(borders, table.start)

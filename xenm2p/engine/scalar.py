@@ -9,6 +9,7 @@ import numpy as np
 
 from xenm2p.engine.locks import Lock, Window
 from xenm2p.engine.observe import Observer, Unwritten
+from xenm2p.engine.order import distinct
 from xenm2p.engine.replay import NO_EVENT, Segment
 from xenm2p.engine.rules import Entries, Event, Machine, Page, Share, resolve, step
 from xenm2p.engine.tables import Slot, Tables
@@ -62,11 +63,11 @@ def _pages(tables: Tables, slots: Slot) -> list[Page]:
 
 def _look_ahead(tables: Tables, machine: Machine, chunk: Events) -> None:
     """Take out at once what the events of a chunk will ask for one by one."""
-    mfns = np.unique(chunk.mfn[chunk.mfn <= np.uint64(MAX_FRAME)])
+    mfns = distinct(chunk.mfn[chunk.mfn <= np.uint64(MAX_FRAME)])
     frames = tables.frame_slots(mfns)  # may make the columns grow
     owners = tables.frames.column["m2p"].take(frames)
     machine.m2p.update(zip(mfns.tolist(), owners.tolist(), strict=True))
-    pfns = np.unique(np.concatenate([chunk.pfn, owners]))
+    pfns = distinct(np.concatenate([chunk.pfn, owners]))
     pfns = pfns[pfns != np.uint64(INVALID)]
     slots = tables.page_slots(pfns)
     entries = tables.pages.column["p2m"].take(slots)
@@ -183,7 +184,7 @@ def put_back(tables: Tables, observer: Observer) -> None:
     written = np.array([*machine.p2m, *machine.pages, *machine.shares, *observer.anchored,
                         *observer.last_handle, *observer.failed_map, *observer.watch.held,
                         *_frontends(tables, machine)], np.uint64)
-    written = np.unique(written[written != np.uint64(INVALID)])
+    written = distinct(written[written != np.uint64(INVALID)])
     slots = dict(zip(written.tolist(), tables.page_slots(written).tolist(), strict=True))
     column = tables.pages.column
     pfns = [pfn for pfn in machine.p2m if pfn != INVALID]
