@@ -134,3 +134,9 @@ def test_the_bucket_of_a_frame(mfn: int, bucket: int) -> None:
 @given(st.integers(0, MAX_FRAME) | st.just(INVALID))
 def test_there_are_1024_buckets(mfn: int) -> None:
     assert 0 <= bucket_of(mfn) < 1024
+
+
+@pytest.mark.parametrize("kernel", ["6", "v4", "3."])
+def test_a_version_of_one_number_says_what_is_missing(kernel: str) -> None:
+    with pytest.raises(UsageError, match=r"a version has two numbers, as 3\.4 or 6\.1"):
+        model_for(kernel)

@@ -140,6 +140,8 @@ def version_of(kernel: str) -> Version:
     the nearest known model, for anything else.
     """
     match = _VERSION.fullmatch(MODELS[kernel].first if kernel in MODELS else kernel)
+    if match is None and re.fullmatch(r"v?\d{1,4}\.?", kernel):
+        raise UsageError(f"unknown kernel '{kernel}': a version has two numbers, as 3.4 or 6.1")
     if match is None:
         raise UsageError(unknown("kernel", kernel, MODELS) + "; or give a version as 3.10.72")
     return int(match[1]), int(match[2]), int(match[3] or 0)

@@ -114,6 +114,14 @@ def test_a_full_disk_is_one_line(program: Run, deadlock: Path, command: list[str
     assert done.err == "xenm2p: /dev/full: cannot write: No space left on device\n"
 
 
+@pytest.mark.parametrize("command", [["--help"], ["replay", "--help"], ["--version"]])
+def test_help_that_cannot_be_written_is_one_line(command: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*PROGRAM, *command], stdout=full, stderr=subprocess.PIPE)
+    assert done.stderr == b"xenm2p: standard output: No space left on device\n"
+    assert done.returncode == 3
+
+
 def test_a_full_disk_behind_standard_output_is_one_line(deadlock: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([*PROGRAM, "replay", deadlock], stdout=full,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Entry point of the `xenm2p` program."""
-    from xenm2p.cli.app import cli
-
+    try:
+        from xenm2p.cli.app import cli
+    except KeyboardInterrupt:  # the imports take a tenth of a second
+        sys.exit(130)
     cli(prog_name="xenm2p")

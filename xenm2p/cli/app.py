@@ -64,6 +64,14 @@ class Program(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Parse and run; what --help and the like cannot write is told as elsewhere."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            _forget_stdout()
+            sys.exit(_complain(_unwritable(error), OutputError.exit_code))
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command and exit with the status it returns."""
         try:
@@ -81,11 +89,15 @@ class Program(click.Group):
         except MemoryError:
             status = _complain("out of memory", OutputError.exit_code)
         except OSError as error:
-            # Readers name their files; what is left is standard output.
             _forget_stdout()
-            name = error.filename if error.filename is not None else "standard output"
-            status = _complain(f"{name}: {error.strerror or error}", OutputError.exit_code)
+            status = _complain(_unwritable(error), OutputError.exit_code)
         ctx.exit(status)
+
+
+def _unwritable(error: OSError) -> str:
+    """What to say of an error: readers name their files; what is left is standard output."""
+    name = error.filename if error.filename is not None else "standard output"
+    return f"{name}: {error.strerror or error}"
 
 
 def _complain(message: object, status: int) -> int:
