@@ -98,3 +98,12 @@ def test_the_size_of_a_struct_page_shows_in_the_writes(
     assert events.pfn[events.kind == Kind.LOCK_PAGE].tolist() == [0x77]
     assert any("56 bytes" in note for note in trace.notes) == (size == 56)
     assert trace.kernel == "override"
+
+
+def test_a_return_that_names_an_address_is_known_by_its_events_name() -> None:
+    """perf and trace-cmd print addresses, which may begin with a letter as names do."""
+    at = line("blkback", 1, "set_p2m: (__set_phys_to_machine+0x0/0x100) pfn=0x1 "
+                            "mfn=0x8000000000000002")
+    returned = line("blkback", 2, "set_p2m_ret__return: (ffffffff8165db00 <- ffffffff81021d10) "
+                                  "ret=1")
+    assert not any("of other probes" in note for note in read(at + returned).notes)

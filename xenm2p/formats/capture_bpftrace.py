@@ -90,7 +90,7 @@ pages=1
 while [ $((pages * 8)) -le "$buffer_kb" ]; do pages=$((pages * 2)); done
 BPFTRACE_PERF_RB_PAGES=$pages bpftrace -B line "$program" >"$raw" 2>&1 &
 tracer=$!
-until grep -q '^ready$' "$raw"; do
+until grep -q '^tick' "$raw"; do
     if ! kill -0 "$tracer" 2>/dev/null; then
         cat "$raw" >&2
         tracer=
@@ -101,6 +101,20 @@ done
 
 trap 'stopped=1' INT TERM HUP
 wait_for_end "$@"
+# bpftrace prints behind the kernel, and drops what it has not printed when it is told to
+# end: wait for a tick of each cpu from after now.
+end=$(sed 's/[. ].*//' /proc/uptime)
+cpus=$(grep -c '^cpu[0-9]' /proc/stat)
+patience=30
+ticked() {
+    awk -v end="$end" '$1 == "tick" && $3 > end && !seen[$2]++ { n++ }
+        END { print n + 0 }' "$raw"
+}
+while [ "$patience" -gt 0 ] && [ "$(ticked)" -lt "$cpus" ]; do
+    sleep 1
+    patience=$((patience - 1))
+done
+[ "$patience" -gt 0 ] || say 'warning: bpftrace is far behind; the last events are missing'
 kill -INT "$tracer" 2>/dev/null
 wait "$tracer"
 tracer=
@@ -157,13 +171,13 @@ def _writing(request: CaptureRequest) -> str:
         parts.append(_if(f"first_of {names}", "kprobe:$function", body, otherwise))
         if request.returns and probe.returns:
             parts.append(_if(f"first_of {names}", "kretprobe:$function", _returned(probe)))
-    ready = """    cat <<'END'
-interval:ms:500 /!@ready/ { @ready = 1; printf("ready\\n"); }
+    ticks = """    cat <<'END'
+profile:hz:1 { printf("tick %d %d\\n", cpu, nsecs / 1000000000); }
 END
 """
     return ("tracefs=/sys/kernel/tracing\n"
             '[ -d "$tracefs/events" ] || tracefs=/sys/kernel/debug/tracing\n'
-            "write_program() {\n" + "".join(parts) + ready + "}\n")
+            "write_program() {\n" + "".join(parts) + ticks + "}\n")
 
 
 def _if(condition: str, attach: str, body: str, otherwise: str = "") -> str:

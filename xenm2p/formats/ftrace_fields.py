@@ -34,7 +34,9 @@ _HEAD = re.compile(
     rb"(?:\((?P<place>[^()]*(?:\([^()]*\))?[^()]*)\)(?: |$)|(?P<raw>(?:__probe_\w+=\S+ ?)+))?"
 )
 _AT_SYMBOL = re.compile(rb"(?P<function>[A-Za-z_][\w.]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+.*")
-_RETURN_FROM = re.compile(rb".*<- (?P<function>[A-Za-z_][\w.]*).*", re.DOTALL)
+# perf and trace-cmd have no symbol there but an address, which may begin with a letter.
+_RETURN_FROM = re.compile(
+    rb".*<- (?![0-9a-f]{16}\b)(?P<function>[A-Za-z_][\w.]*).*", re.DOTALL)
 # An endbr or a call to fentry may stand before the probed instruction.
 _ENTRY_OFFSET = 5
 
