@@ -64,18 +64,63 @@ def test_one_call_proves_one_loss() -> None:
     assert (kinds(gaps.events).count("lost"), gaps.writes) == (1, 2)
 
 
-def test_a_map_over_a_mapped_page_is_a_finding_where_nothing_else_was_lost() -> None:
+def test_a_map_over_a_mapped_page_proves_that_an_unmap_is_missing() -> None:
     gaps = with_proven_losses(events_of([*map_(1), *map_(2)], []))
-    assert "lost" not in kinds(gaps.events)
+    assert kinds(gaps.events) == ["map", "p2m_write", "lost", "map", "p2m_write"]
     assert gaps.writes == 1
 
 
-@pytest.mark.parametrize("sign", [
-    pytest.param([{"kind": "lost", "count": 7, "cpu": 0}], id="a mark"),
-    pytest.param([*map_(8, 0x8002), *unmap(8, 0x8002), *unmap(9, 0x8002)], id="a proof")])
-def test_a_map_over_a_mapped_page_is_a_loss_where_others_are(sign: list[Row]) -> None:
-    found = lossy([*sign, *map_(1), *map_(2)])
-    assert kinds(found)[-5:] == ["map", "p2m_write", "lost", "map", "p2m_write"]
+def unwritten(rows: list[Row], others: int = 20) -> list[str]:
+    """The kinds of what begins with `rows`, among maps and unmaps that all wrote."""
+    more = [row for n in range(others) for row in (*map_(90 + n), *unmap(190 + n))]
+    return kinds(lossy([row | {"task": "x"} for row in rows + more]))[: len(rows) + 1]
+
+
+def test_a_map_whose_write_is_missing_where_others_have_theirs() -> None:
+    both = [map_(1)[0], map_(1, 0x8001)[0], map_(1)[1]]
+    assert unwritten([*both, *unmap(2), *unmap(2, 0x8001)])[:4] == [
+        "map", "map", "p2m_write", "lost"]
+
+
+def test_an_unmap_whose_write_is_missing_where_others_have_theirs() -> None:
+    assert unwritten([*map_(1), unmap(2)[0], *map_(3, 0x8001)])[:4] == [
+        "map", "p2m_write", "unmap", "lost"]
+
+
+def test_a_map_over_a_share_without_a_write_of_its_own() -> None:
+    assert unwritten([*map_(1), map_(2)[0], *map_(3, 0x8001)])[:5] == [
+        "map", "p2m_write", "lost", "map", "lost"]
+
+
+@pytest.mark.parametrize("rows", [
+    pytest.param([{"kind": "map", "pfn": 1, "mfn": INVALID, "status": -1, "call": 1}],
+                 id="a map that failed"),
+    pytest.param([unmap(1, 0x8001)[0]], id="an unmap of what was never mapped"),
+    pytest.param([{"kind": "map", "pfn": 1, "mfn": 2}], id="a map of no call"),
+])
+def test_no_write_was_to_be_expected(rows: list[Row]) -> None:
+    assert "lost" not in unwritten(rows)
+
+
+def test_no_write_at_all_is_a_kernel_that_makes_none() -> None:
+    assert "lost" not in unwritten([map_(n)[0] for n in range(9)], others=0)
+
+
+def test_the_last_call_of_a_task_may_be_cut_off() -> None:
+    rows = [row for n in range(20) for row in (*map_(n), *unmap(40 + n))] + [map_(99)[0]]
+    assert "lost" not in kinds(lossy([row | {"task": "x"} for row in rows]))
+
+
+@pytest.mark.parametrize("entry", [foreign(0x50010), INVALID])
+def test_a_write_whose_map_or_unmap_is_missing(entry: int) -> None:
+    before = map_(1) if entry == INVALID else []
+    assert unwritten([*before, {"kind": "set_p2m", "pfn": PAGE, "mfn": entry}])[-2:] == [
+        "lost", "set_p2m"]
+
+
+def test_writes_without_any_call_are_no_losses() -> None:
+    rows = [{"kind": "set_p2m", "pfn": n, "mfn": foreign(n)} for n in range(20)]
+    assert "lost" not in kinds(lossy(rows))
 
 
 def test_a_ballooned_page_may_be_written_twice() -> None:

@@ -387,3 +387,23 @@ def test_writes_alone_are_maps_and_unmaps() -> None:
         ("set_p2m", 0x7),
     ]
     assert any("no map or unmap call was captured" in note for note in trace.notes)
+
+
+def test_a_write_after_anothers_of_the_page_is_of_a_later_call() -> None:
+    """The unmap's own write was lost, and with it the call of the next unmap of the page."""
+    text = (line(map_call(G)) + writes([G])
+            + line(unmap_call(G), task="ksoftirqd/0-14")
+            + line(map_call(G), task="other-7") + writes([G], task="other-7")
+            + line(set_p2m(G.pfn, INVALID), task="ksoftirqd/0-14"))
+    trace = read(text)
+    events = events_of(trace, "mfn")
+    assert events[-1] == ("set_p2m", INVALID)
+    assert ("lost", INVALID) in events
+
+
+def test_symbols_tell_the_kernel_before_writes_do() -> None:
+    """A write that seems to be a marked frontend page, in a capture of a kernel with folios."""
+    text = (line("folio_unlock: (folio_unlock+0x0/0x20) folio=0xffffea0000998180 flags=0x5")
+            + line(map_call(G)) + writes([G]) + line(set_p2m(0x1234, foreign(G.mfn))))
+    assert read(text).kernel == "p2m-only-continue"
+    assert "folios" in " ".join(read(text).notes)

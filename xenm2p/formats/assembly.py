@@ -141,6 +141,9 @@ class _Assembly:
         if gaps.writes:
             notes.append(f"{gaps.writes} p2m writes do not follow from the one before of their "
                          "page: events between them are not in the capture")
+        if gaps.places:
+            notes.append(f"the p2m writes show that events are missing in {gaps.places} places "
+                         "that the tracer did not mark")
         notes.insert(0, sees(events, has_memory=self.memory is not None))
         self._line_notes(lost, notes)
         return Trace.of_events(

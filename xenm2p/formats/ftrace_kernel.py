@@ -76,13 +76,14 @@ def conclude(seen: Evidence) -> tuple[str | None, str]:
     if has_override:
         return None, ("m2p overrides and no frontend entry marked: Linux before 3.15; "
                       "--traced-kernel tells which")
-    if seen.marks_frontend:
-        return KMAP_ONLY.name, "map calls marked frontend entries: Linux 3.15-3.19"
+    # Symbols before writes: in a capture with losses a write may seem to be of another call.
     name = P2M_ONLY_CONTINUE.name
     if any(function.startswith(("folio_", "__folio_")) for function in seen.functions):
         return name, "page locks are folios: Linux 5.16 or later"
     if seen.has_migrate_disable and not seen.has_rt_columns:
         return name, "the header has a migrate-disable column: Linux 5.14 or later"
+    if seen.marks_frontend:
+        return KMAP_ONLY.name, "map calls marked frontend entries: Linux 3.15-3.19"
     if seen.goes_on:
         return name, "an unmap call went on after a page that failed: Linux 5.12 or later"
     if seen.restores_index:

@@ -165,6 +165,10 @@ def match_writes(calls: CallTable, returns: Sightings, returns_map: Mask, writes
     before, after = order[:-1], order[1:]
     belongs = ((before < len(pages)) & (after >= len(pages)) & (lane[before] == lane[after])
                & (number[before] == number[after]) & (is_map[before] == is_map[after]))
+    # Nor did anybody else write the page between: that call's own write was lost.
+    paged, written = before[belongs], after[belongs] - len(pages)
+    is_next = _writes_before(write_pfn, writes.place)[written] < place[paged]
+    belongs[belongs] = is_next
     page_write = np.full(len(calls.page), -1, np.int64)
     write_page = np.full(len(writes), -1, np.int64)
     write_page[after[belongs] - len(pages)] = pages[before[belongs]]
@@ -194,6 +198,15 @@ def match_writes(calls: CallTable, returns: Sightings, returns_map: Mask, writes
         marks.find(left[others], call[others], direction)
     return Matches(pfn, placed, page_write, write_page, write_call, is_beyond, is_mark,
                    np.where(calls.count == COUNT_UNKNOWN, 0, np.maximum(room, 0)))
+
+
+def _writes_before(pfn: U64, place: I64) -> I64:
+    """The line of the write before each one of its page, -1 for none."""
+    order = np.lexsort((place, pfn))
+    same = pfn[order][1:] == pfn[order][:-1]
+    line = np.full(len(pfn), -1, np.int64)
+    line[order[1:][same]] = place[order[:-1][same]]
+    return line
 
 
 def failed_pages(calls: CallTable) -> Mask:
