@@ -69,3 +69,45 @@ def test_a_mistake_exits_with_2(xenm2p: Run, arguments: list[str], said: str) ->
     done = xenm2p("capture", *arguments)
     assert (done.status, done.out) == (2, "")
     assert said in done.err
+
+
+UNLOCKED = """\
+# tracer: nop
+           mount-99      [000] .....   100.000003: folio_unlock: (folio_unlock+0x0/0x20) \
+folio=0xfffff87f400b8500 flags=0x1
+"""
+
+
+@pytest.mark.parametrize("command", [
+    ["convert", "--to", "yaml", "-o", "-"], ["export", "-t", "events", "-f", "csv"]])
+def test_vmemmap_base_says_where_pages_begin(
+    xenm2p: Run, tmp_path: Path, command: list[str]
+) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text(UNLOCKED)
+    done = xenm2p(*command, "--vmemmap-base", "0xfffff87f40000000", path)
+    assert done.status == 0
+    assert "0x2e14" in done.out
+    assert "0x2e14" not in xenm2p(*command, path).out
+    kinds = "unlock_page 1"
+    for name in ("info", "check"):
+        assert kinds in xenm2p(name, "--vmemmap-base", "0xfffff87f40000000", path).out
+        assert kinds not in xenm2p(name, path).out
+
+
+def test_vmemmap_base_is_part_of_the_command_that_is_shown_again(
+    xenm2p: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text(UNLOCKED)
+    out = xenm2p("replay", "--vmemmap-base", "0xfffff87f40000000", path).out
+    assert "--vmemmap-base 0xfffff87f40000000" in out
+
+
+@pytest.mark.parametrize("address", ["vmemmap", "-1", "0x1ffffffffffffffff", ""])
+def test_an_address_that_is_none_is_a_usage_error(
+    xenm2p: Run, tmp_path: Path, address: str
+) -> None:
+    done = xenm2p("replay", "--vmemmap-base", address, tmp_path / "trace.txt")
+    assert done.status == 2
+    assert "is not a decimal or 0x number" in done.err

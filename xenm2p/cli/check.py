@@ -92,7 +92,8 @@ def check_command(
     request = _request(parameters, strict=strict, quiet=quiet, progress=progress)
     reading = read_through(trace, progress=progress and not quiet, memory=request.memory,
                            grants=request.grants, merge=request.merge,
-                           again=wants_model or against is not None)
+                           again=wants_model or against is not None,
+                           vmemmap_base=request.vmemmap_base)
     pairs = _pairs(reading)
     differs = False
     if wants_model:

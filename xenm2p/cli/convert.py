@@ -14,6 +14,7 @@ from xenm2p.errors import EXIT_CLEAN, EXIT_LOSSY
 @options.trace_argument
 @writing_options
 @options.memory_option
+@options.vmemmap_base_option
 @options.merge_option
 @options.grants_option
 @options.strict_option
@@ -21,8 +22,8 @@ from xenm2p.errors import EXIT_CLEAN, EXIT_LOSSY
 @options.progress_option
 def convert_command(
     trace: str, output: str, force: bool, to: str | None, compress: str | None,
-    chunk_events: int | None, memory: str | None, merge: tuple[str, ...],
-    grants: str | None, strict: bool, quiet: bool, progress: bool,
+    chunk_events: int | None, memory: str | None, vmemmap_base: int | None,
+    merge: tuple[str, ...], grants: str | None, strict: bool, quiet: bool, progress: bool,
 ) -> int:
     """Convert TRACE to YAML, which people read and edit, or to .xm2p, which holds captures
     of any length and is read without parsing.
@@ -47,7 +48,8 @@ def convert_command(
     target = check_target(output, to, compress, chunk_events)
     check_writable(output, force=force)
     losses: list[Loss] = []
-    opened = read_trace(trace, memory=memory, grants=grants, losses=losses, merge=merge)
+    opened = read_trace(trace, memory=memory, grants=grants, losses=losses, merge=merge,
+                        vmemmap_base=vmemmap_base)
     has_lost = write_trace(
         opened, output, target=target, force=force, compress=compress,
         chunk_events=chunk_events, progress=progress and not quiet)

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 @options.format_option(WRITERS, default="plain")
 @options.output_options
 @options.merge_option
+@options.vmemmap_base_option
 @options.quiet_option
 @options.progress_option
 def info_command(
-    trace: str, format_: str, output: str, force: bool, merge: tuple[str, ...], quiet: bool,
-    progress: bool,
+    trace: str, format_: str, output: str, force: bool, merge: tuple[str, ...],
+    vmemmap_base: int | None, quiet: bool, progress: bool,
 ) -> int:
     """Say what is in TRACE: its format, kernel and model, domain, origin, memory, and how
     many events of which kind, over which time, pages and frames.
@@ -42,7 +43,8 @@ def info_command(
     from xenm2p.report.pairs import write_pairs
 
     check_writable(output, force=force)
-    reading = read_through(trace, progress=progress and not quiet, merge=merge)
+    reading = read_through(trace, progress=progress and not quiet, merge=merge,
+                           vmemmap_base=vmemmap_base)
     with text_output(output, force=force) as out:
         write_pairs(out, format_, trace, {"schema": SCHEMA, "trace": trace}, _pairs(reading))
     return EXIT_CLEAN

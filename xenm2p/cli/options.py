@@ -86,6 +86,15 @@ def memory_option(command: Command) -> Command:
              "Without it no frame of a capture is known to be the domain's own.")(command)
 
 
+def vmemmap_base_option(command: Command) -> Command:
+    """--vmemmap-base."""
+    return click.option(
+        "--vmemmap-base", metavar="ADDRESS", callback=_address,
+        help="Where the struct pages of a captured kernel begin (its variable vmemmap_base). "
+             "Default: what the capture says or its p2m writes show, else 0xffffea0000000000."
+    )(command)
+
+
 def merge_option(command: Command) -> Command:
     """--merge."""
     return click.option(
@@ -106,7 +115,7 @@ def grants_option(command: Command) -> Command:
 
 
 def kernel_options(command: Command) -> Command:
-    """--kernel, --traced-kernel, --memory, --merge, --grants."""
+    """--kernel, --traced-kernel, --memory, --vmemmap-base, --merge, --grants."""
     return _all(
         click.option(
             "-k", "--kernel", metavar="KERNEL",
@@ -121,6 +130,7 @@ def kernel_options(command: Command) -> Command:
             shell_complete=complete_names(lambda: MODELS),
             help="Kernel that the trace was taken on, in place of what the trace says."),
         memory_option,
+        vmemmap_base_option,
         merge_option,
         grants_option,
     )(command)
@@ -294,6 +304,10 @@ def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> i
         raise click.BadParameter(
             f"'{value}' is not a time with its unit (1.5s, 500ms, 20us)", ctx, param)
     return parsed[0]
+
+
+def _address(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    return None if text is None else _number(ctx, param, text)
 
 
 def _number(ctx: click.Context, param: click.Parameter, text: str) -> int:

@@ -60,16 +60,18 @@ class Reading:
 
 def read_through(
     name: str, *, progress: bool, memory: str | None = None, grants: str | None = None,
-    again: bool = False, merge: Sequence[str] = (),
+    again: bool = False, merge: Sequence[str] = (), vmemmap_base: int | None = None,
 ) -> Reading:
     """Read a whole trace; a damaged .xm2p file as far as it can be had. Raises InputError.
 
     `memory` names a p2m dump, `grants` a grant-table dump, `merge` more files of the
-    capture; with `again` the trace can be iterated afterwards, whatever the input is.
+    capture; with `again` the trace can be iterated afterwards, whatever the input is;
+    `vmemmap_base` as for `detect.read_trace`.
     """
     losses: list[Loss] = []
     extra = Extra(None if memory is None else read_memory(memory), losses, again, salvage=True,
-                  grants=None if grants is None else read_grants(grants))
+                  grants=None if grants is None else read_grants(grants),
+                  vmemmap_base=vmemmap_base)
     reading = _opened((name, *merge), extra)
     for events in with_progress(
             reading.trace.chunks(), len, reading.trace.length, wanted=progress):

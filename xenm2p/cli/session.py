@@ -31,6 +31,7 @@ class ReplayRequest:
     kernel: str | None
     traced_kernel: str | None
     memory: str | None
+    vmemmap_base: int | None
     merge: tuple[str, ...]
     grants: str | None
     assume_dio: bool
@@ -46,6 +47,8 @@ class ReplayRequest:
                                      ("--traced-kernel", self.traced_kernel),
                                      ("--memory", self.memory),
                                      ("--grants", self.grants)) if value is not None]
+        if self.vmemmap_base is not None:
+            given.append(["--vmemmap-base", hex(self.vmemmap_base)])
         merged = [["--merge", name] for name in self.merge]
         return given + merged + [["--assume-dio"]] * self.assume_dio
 
@@ -95,7 +98,8 @@ def open_session(name: str, request: ReplayRequest, selection: Selection) -> Ses
     check_kernels(request)
     losses: list[Loss] = []
     trace = read_trace(name, memory=request.memory, grants=request.grants, losses=losses,
-                       again=request.kernel == AUTO, merge=request.merge)
+                       again=request.kernel == AUTO, merge=request.merge,
+                       vmemmap_base=request.vmemmap_base)
     heading = (chosen_heading(name, trace, request, model_agreements(trace, request))
                if request.kernel == AUTO else heading_of(name, trace, request))
     return Session(request, heading, trace, selection, losses)

@@ -39,10 +39,12 @@ def looks_like_bpftrace(first_bytes: bytes) -> bool:
     return _LOOKS.match(first_bytes) is not None
 
 
-def read_bpftrace(stream: BinaryIO, source: str, *, memory: Runs | None = None) -> Trace:
+def read_bpftrace(stream: BinaryIO, source: str, *, memory: Runs | None = None,
+                  vmemmap_base: int | None = None) -> Trace:
     """Read bpftrace's JSON lines into a trace.
 
-    `source` is the name for errors; for `memory` see `assembly.assemble`. Memory is a few
+    `source` is the name for errors; for `memory` and `vmemmap_base`, which goes before the
+    header's, see `assembly.assemble`. Memory is a few
     times that of the events, plus a block of text.
 
     Raises InputError, naming the line, for text without any event, for objects that are
@@ -64,7 +66,8 @@ def read_bpftrace(stream: BinaryIO, source: str, *, memory: Runs | None = None) 
     capture = _sorted(order.ranked(found), reader)
     capture.ignored = ignored
     capture.losses = [order.loss(*loss) for loss in reader.losses]
-    return assemble(capture, memory=memory, vmemmap_base=reader.header.vmemmap_base)
+    base = reader.header.vmemmap_base if vmemmap_base is None else vmemmap_base
+    return assemble(capture, memory=memory, vmemmap_base=base)
 
 
 @dataclass(frozen=True, slots=True)

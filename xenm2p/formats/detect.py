@@ -33,7 +33,8 @@ class Extra:
 
     `memory`: rows of a p2m dump. `grants`: a grant-table dump; `read_known` adds it.
     `again`: the trace will be read more than once, from whatever input. `salvage`: damaged
-    parts are left out and told in `losses` where the format can do so.
+    parts are left out and told in `losses` where the format can do so. `vmemmap_base`:
+    where the struct pages of a captured kernel begin.
     """
 
     memory: Runs | None
@@ -41,6 +42,7 @@ class Extra:
     again: bool = False
     salvage: bool = False
     grants: GrantDump | None = None
+    vmemmap_base: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +91,15 @@ def _is_ftrace(first: bytes) -> bool:
 def _read_ftrace(opened: BinaryInput, extra: Extra) -> Trace:
     from xenm2p.formats.ftrace import read_ftrace
 
-    return read_ftrace(opened.stream, opened.name, memory=extra.memory)
+    return read_ftrace(opened.stream, opened.name, memory=extra.memory,
+                       vmemmap_base=extra.vmemmap_base)
 
 
 def _read_ftrace_parts(opened: list[BinaryInput], extra: Extra) -> Trace:
     from xenm2p.formats.ftrace import read_ftrace_parts
 
     return read_ftrace_parts([(part.stream, part.name) for part in opened],
-                             memory=extra.memory)
+                             memory=extra.memory, vmemmap_base=extra.vmemmap_base)
 
 
 def _is_perf(first: bytes) -> bool:
@@ -114,14 +117,16 @@ def _is_bpftrace(first: bytes) -> bool:
 def _read_bpftrace(opened: BinaryInput, extra: Extra) -> Trace:
     from xenm2p.formats.bpftrace import read_bpftrace
 
-    return read_bpftrace(opened.stream, opened.name, memory=extra.memory)
+    return read_bpftrace(opened.stream, opened.name, memory=extra.memory,
+                         vmemmap_base=extra.vmemmap_base)
 
 
 def _read_perf(opened: BinaryInput, extra: Extra) -> Trace:
     from xenm2p.formats.ftrace import read_ftrace
     from xenm2p.formats.ftrace_layouts import PERF
 
-    return read_ftrace(opened.stream, opened.name, form=PERF, memory=extra.memory)
+    return read_ftrace(opened.stream, opened.name, form=PERF, memory=extra.memory,
+                       vmemmap_base=extra.vmemmap_base)
 
 
 def _read_perf_parts(opened: list[BinaryInput], extra: Extra) -> Trace:
@@ -129,7 +134,7 @@ def _read_perf_parts(opened: list[BinaryInput], extra: Extra) -> Trace:
     from xenm2p.formats.ftrace_layouts import PERF
 
     return read_ftrace_parts([(part.stream, part.name) for part in opened], form=PERF,
-                             memory=extra.memory)
+                             memory=extra.memory, vmemmap_base=extra.vmemmap_base)
 
 
 _KEY = re.compile(rb"[ {]*[\"']?([A-Za-z0-9_-]{1,32})[\"']?[ \t]*:(?:\s|$)")
@@ -198,6 +203,7 @@ def format_of(first: bytes) -> TraceFormat | None:
 def read_trace(
     name: str, *, memory: str | None = None, grants: str | None = None,
     losses: Losses | None = None, again: bool = False, merge: Sequence[str] = (),
+    vmemmap_base: int | None = None,
 ) -> Trace:
     """The trace in a file of any known format, found by its content; ``-`` is standard input.
 
@@ -207,13 +213,15 @@ def read_trace(
     iterated any number of times: what is a stream is copied to a temporary file, which
     nobody else sees and which goes with the program.
     `merge` names more files of the same capture; a directory stands for the files of
-    single cpus in it. They are merged by time.
+    single cpus in it. They are merged by time. `vmemmap_base` is where the struct pages of
+    a captured kernel begin, in place of what the capture says or shows.
     Raises InputError for what cannot be read or has no known format; where a format is
     read piece by piece, also later, while the trace is iterated.
     """
     extra = Extra(None if memory is None else read_memory(memory),
                   [] if losses is None else losses, again,
-                  grants=None if grants is None else read_grants(grants))
+                  grants=None if grants is None else read_grants(grants),
+                  vmemmap_base=vmemmap_base)
     return read_known((name, *merge), extra).trace
 
 
