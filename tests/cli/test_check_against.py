@@ -25,9 +25,9 @@ def xentrace(tmp_path: Path) -> Path:
 REPORT = CAPTURES / "tcmd-phy-nopersist-report.txt.xz"
 MIDSTART = CAPTURES / "self-phy-midstart.txt.xz"
 MIDSTART_P2M = CAPTURES / "self-phy-midstart.p2m.txt.xz"
-MIDSTART_GRANTS = CAPTURES / "self-phy-midstart.grants.txt.xz"
+MIDSTART_GRANTS = CAPTURES / "self-phy-midstart.grants.xz"
 PERSIST = CAPTURES / "self-phy-persist.txt.xz"
-PERSIST_GRANTS = CAPTURES / "self-phy-persist.grants.txt.xz"
+PERSIST_GRANTS = CAPTURES / "self-phy-persist.grants.xz"
 
 
 def test_against_xentrace(xenm2p: Run, xentrace: Path) -> None:

@@ -144,8 +144,8 @@ def test_the_plain_count_says_the_same(trace: Trace, dice: Any) -> None:
 @cache
 def real(name: str) -> tuple[Shares, int, GrantDump]:
     """A capture's shares, its number of events, and its grant-table dump."""
-    text, grants = (io.BytesIO(lzma.decompress((CAPTURES / f"{file}.txt.xz").read_bytes()))
-                    for file in (name, f"{name}.grants"))
+    text, grants = (io.BytesIO(lzma.decompress((CAPTURES / f"{name}.{kind}.xz").read_bytes()))
+                    for kind in ("txt", "grants"))
     return *shares_of(read_ftrace(text, name)), read_grant_dump(grants, name)
 
 

@@ -122,12 +122,13 @@ def test_an_empty_trace_and_an_empty_dump() -> None:
 
 def data_of(name: str) -> io.BytesIO:
     """A file of the captures."""
-    return io.BytesIO(lzma.decompress((CAPTURES / f"{name}.txt.xz").read_bytes()))
+    return io.BytesIO(lzma.decompress((CAPTURES / f"{name}.xz").read_bytes()))
 
 
 def real(name: str) -> Trace:
     """A capture with both of its dumps."""
-    trace = read_ftrace(data_of(name), name, memory=read_p2m_dump(data_of(f"{name}.p2m"), name))
+    dump = read_p2m_dump(data_of(f"{name}.p2m.txt"), name)
+    trace = read_ftrace(data_of(f"{name}.txt"), name, memory=dump)
     return with_initial_grants(trace, read_grant_dump(data_of(f"{name}.grants"), name))
 
 
