@@ -248,7 +248,7 @@ def test_no_event() -> None:
 
 
 @pytest.mark.parametrize("first", [
-    HEADER, WRITE, wrapped(WRITE), b"Attaching 3 probes...\n" + WRITE,
+    HEADER, WRITE, wrapped(WRITE), b"ERROR: a warning of its own\n" + WRITE, b"Attaching 3 probes...\n" + WRITE,
     b'{"type": "attached_probes", "data": {"probes": 3}}\n', b"Lost 3 events\n" + WRITE,
     b'{"probe":"lost","count":3}\n'])
 def test_it_looks_like_bpftrace(first: bytes) -> None:
@@ -259,7 +259,8 @@ def test_it_looks_like_bpftrace(first: bytes) -> None:
 
 @pytest.mark.parametrize("first", [
     b"", b'{"format": "xenm2p-trace", "version": 1}', b"{" * 8192, b'{"time":' + b"1" * 8000,
-    b'{"type": "other"}', b"Attaching 3 probes...\n" * 300])
+    b'{"type": "other"}', b"Attaching 3 probes...\n" * 300,
+    b"\n" * 8192])
 def test_it_does_not_look_like_bpftrace(first: bytes) -> None:
     assert not looks_like_bpftrace(first)
 

@@ -29,7 +29,7 @@ from xenm2p.trace import I64, INVALID, NO_CPU, NO_REF, Runs, Trace
 
 _PAGE = "_page"
 _LOOKS = re.compile(
-    rb'(?:(?:Attaching \d+ probes?\.\.\.|ready|Lost \d+ events)\s+){0,8}\{ ?"(?:'
+    rb'(?:(?!\{)[^\n]{0,400}\n){0,8}\{ ?"(?:'
     rb'xenm2p" ?: ?"capture"|time" ?: ?"?\d[^\n]{1,80}"probe"|probe" ?: ?"|'
     rb'type" ?: ?"(?:attached_probes|printf|lost_events)")')
 
