@@ -42,9 +42,9 @@ _ENTRY_OFFSET = 5
 
 _NUMBER = re.compile(rb"-?(?:0x[0-9a-f]{1,16}|\d{1,20})")
 
-_HEX_VALUE = np.full(256, 255, np.uint8)
+HEX_VALUE = np.full(256, 255, np.uint8)
 for _value, _character in enumerate(b"0123456789abcdef"):
-    _HEX_VALUE[_character] = _value
+    HEX_VALUE[_character] = _value
 _END_OF_FIELD = np.zeros(256, np.bool_)
 _END_OF_FIELD[list(b" \n\r")] = True
 
@@ -159,7 +159,7 @@ def parse_numbers(data: Bytes, at: I64, ends: Mask = _END_OF_FIELD) -> tuple[U64
     prefix = windows(data, 2)[at]
     is_hex = (prefix[:, 0] == ord("0")) & (prefix[:, 1] == ord("x"))
     begin = at + 2 * is_hex
-    digits = _HEX_VALUE[windows(data, _DIGITS + 1)[begin]]
+    digits = HEX_VALUE[windows(data, _DIGITS + 1)[begin]]
     is_other = digits >= np.where(is_hex, np.uint8(16), np.uint8(10))[:, None]
     is_other[:, _DIGITS] = True
     length = is_other.argmax(axis=1)

@@ -1,20 +1,22 @@
 """ftrace text: the lines of many calls at once, where their arrays are printed in full.
 
 ``map_ops=0x.. kmap_ops=0x.. pages=0x.. count=2 op={0x..,0x..,..} page={0x..,0x..,..}``: the
-numbers of all lines are read side by side, the n-th of each at a time. It gives what
-`ftrace_ops.read_call` gives for each of these lines; others are left to that.
+numbers of all lines are read side by side, the n-th of each at a time. So are the bytes of
+trace-cmd report -R, ``op=ARRAY[00, 00, cf, ..]``. It gives what `ftrace_ops.read_call` gives
+for each of these lines; others are left to that.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.formats.ftrace_fields import Head, parse_numbers
-from xenm2p.formats.ftrace_lines import Bytes, Lines, Mask, has_bytes
+from xenm2p.formats.ftrace_fields import HEX_VALUE, Head, parse_numbers
+from xenm2p.formats.ftrace_lines import Bytes, Lines, Mask, has_bytes, windows
 from xenm2p.formats.ftrace_ops import STATUS_UNKNOWN
 from xenm2p.formats.probes import MAP_OP_WORDS, UNMAP_OP_WORDS, Role
 from xenm2p.trace import I64, INVALID, NO_DOMID, NO_HANDLE, NO_REF, U64
@@ -24,6 +26,11 @@ _COUNT_LIMIT = 64
 _COMMA, _CLOSE = b",}"
 _IN_ARRAY = np.zeros(256, np.bool_)
 _IN_ARRAY[[_COMMA, _CLOSE]] = True
+_RAW = re.compile(
+    rb"(?P<scalars>(?:\w+=\S+ )+)op=ARRAY\[(?P<op>[0-9a-f, ]*)\]"
+    rb" page=ARRAY\[(?P<page>[0-9a-f, ]*)\]")
+_OCTET = 4  # signs that a byte takes: two digits, a comma, a blank
+_RAW_WORD = 8 * _OCTET
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +55,31 @@ class CallArrays:
     blank: int
 
 
-def _words_of(line: bytes) -> list[bytes] | None:
-    """The names of a line's fields where they are as our probes print them."""
-    words = line.split(b" ")
-    names = [word.partition(b"=")[0] for word in words]
-    is_array = [b"={" in word for word in words]
-    if is_array != [False] * (len(words) - 2) + [True, True] or names[-2:] != [b"op", b"page"]:
-        return None
-    return names
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How the lines of a head print their fields: scalars, then the arrays op and page.
+
+    `raw` has the words of the two arrays where they are printed as bytes.
+    """
+
+    scalars: tuple[bytes, ...]
+    raw: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, line: bytes) -> _Form | None:
+        """The form of a line, where it is that of our probes."""
+        raw = _RAW.match(line)
+        if raw is not None:
+            names = tuple(word.partition(b"=")[0] for word in raw["scalars"].split())
+            op, page = ((len(raw[name]) + 2) // _RAW_WORD for name in ("op", "page"))
+            return cls(names, (op, page))
+        words = line.split(b" ")
+        names = tuple(word.partition(b"=")[0] for word in words)
+        is_array = [b"={" in word for word in words]
+        if is_array != [False] * (len(words) - 2) + [True, True] or (
+                names[-2:] != (b"op", b"page")):
+            return None
+        return cls(names[:-2], None)
 
 
 def _numbers(data: Bytes, at: I64, key: bytes, good: Mask) -> tuple[U64, I64]:
@@ -94,6 +118,30 @@ def _array(data: Bytes, at: I64, key: bytes, wanted: I64, width: int, good: Mask
     return numbers, after
 
 
+def _raw_array(data: Bytes, at: I64, key: bytes, wanted: I64, width: int, words: int,
+               good: Mask) -> tuple[NDArray[np.uint64], I64]:
+    """As `_array`, of arrays of `words` words that are printed as bytes, low byte first.
+
+    Returns the offset of the sign after the whole array.
+    """
+    good &= has_bytes(data, at, key)
+    at = at + len(key)
+    end = at + words * _RAW_WORD - 2
+    good &= data[np.minimum(end, len(data) - 1)] == ord("]")
+    groups = min(int(wanted[good].max(initial=0)), words // width)
+    numbers = np.zeros((len(at), groups, width), np.uint64)
+    for group in range(groups):
+        rows = np.flatnonzero(good & (wanted > group))
+        first = at[rows] + group * width * _RAW_WORD
+        signs = windows(data, width * _RAW_WORD)[first].reshape(len(rows), width * 8, _OCTET)
+        high, low = HEX_VALUE[signs[:, :, 0]], HEX_VALUE[signs[:, :, 1]]
+        is_octet = (high < 16) & (low < 16)
+        is_octet[:, :-1] &= (signs[:, :-1, 2] == _COMMA) & (signs[:, :-1, 3] == ord(" "))
+        good[rows] &= is_octet.all(axis=1)
+        numbers[rows, group] = (high << 4 | low).view("<u8")
+    return numbers, end
+
+
 def array_ends(lines: Lines) -> I64:
     """Where arrays end in a block."""
     return np.flatnonzero(lines.data == _CLOSE)
@@ -109,15 +157,16 @@ def read_calls(lines: Lines, rows: I64, head: Head, closing: I64) -> tuple[
     is_map = head.probe.role is Role.MAP
     data, ends = lines.data, lines.end[rows]
     at = lines.begin[rows] + len(head.text)
-    names = _words_of(lines.text[at[0] : ends[0]])
+    form = _Form.of(lines.text[at[0] : ends[0]])
     count_names = {name.encode() for name in head.probe.names_of("count")}
     kmap_names = {name.encode() for name in head.probe.names_of(head.probe.arguments[1].name)}
-    if names is None or not count_names & set(names) or not kmap_names & set(names):
+    if form is None or not count_names & set(form.scalars) or (
+            not kmap_names & set(form.scalars)):
         return None, rows
     good = at < ends
     count = np.zeros(len(rows), np.uint64)
     user = np.zeros(len(rows), np.int64)
-    for name in names[:-2]:
+    for name in form.scalars:
         value, at = _numbers(data, np.minimum(at, ends), name, good)
         if name in count_names:
             count = value
@@ -126,17 +175,34 @@ def read_calls(lines: Lines, rows: I64, head: Head, closing: I64) -> tuple[
     good &= count <= _COUNT_LIMIT
     wanted = np.where(good, count, 0).astype(np.int64)
     width = MAP_OP_WORDS if is_map else UNMAP_OP_WORDS
-    ops, at = _array(data, np.minimum(at, ends), b"op={", wanted, width, good)
-    nth = np.searchsorted(closing, at)
-    at = closing[np.minimum(nth, len(closing) - 1)] + 1 if len(closing) else at
-    good &= (nth < len(closing)) & (at < ends)
-    pointers, at = _array(data, np.minimum(at, ends), b" page={", wanted, 1, good)
+    at = np.minimum(at, ends)
+    if form.raw is not None:
+        op_words, page_words = form.raw
+        # Lines of another length, which no probe has, are cut off by their end.
+        good &= at + (op_words + page_words) * _RAW_WORD <= ends
+        at = np.where(good, at, lines.begin[rows])
+        ops, at = _raw_array(data, at, b"op=ARRAY[", wanted, width, op_words, good)
+        pointers, at = _raw_array(data, np.minimum(at, ends), b"] page=ARRAY[", wanted, 1,
+                                  page_words, good)
+    else:
+        ops, at = _array(data, at, b"op={", wanted, width, good)
+        nth = np.searchsorted(closing, at)
+        at = closing[np.minimum(nth, len(closing) - 1)] + 1 if len(closing) else at
+        good &= (nth < len(closing)) & (at < ends)
+        pointers, at = _array(data, np.minimum(at, ends), b" page={", wanted, 1, good)
+    groups = max(ops.shape[1], pointers.shape[1])
+    ops, pointers = _padded(ops, groups), _padded(pointers, groups)
     good &= at <= ends
     # A pointer may be missing only where all of the arrays is.
     good &= (wanted == 0) | (pointers[:, :1, 0] != 0).any(axis=1) | ~(
         ops.any(axis=(1, 2)) | pointers.any(axis=(1, 2)))
     return _calls(rows[good], count[good], user[good], ops[good], pointers[good, :, 0],
                   is_map), rows[~good]
+
+
+def _padded(numbers: NDArray[np.uint64], groups: int) -> NDArray[np.uint64]:
+    """(arrays, n, width) numbers with more groups of zeros."""
+    return np.pad(numbers, ((0, 0), (0, groups - numbers.shape[1]), (0, 0)))
 
 
 def _calls(rows: I64, count: U64, user: I64, ops: NDArray[np.uint64],
