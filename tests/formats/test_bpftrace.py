@@ -248,7 +248,8 @@ def test_no_event() -> None:
 
 
 @pytest.mark.parametrize("first", [
-    HEADER, WRITE, wrapped(WRITE), b"ERROR: a warning of its own\n" + WRITE, b"Attaching 3 probes...\n" + WRITE,
+    HEADER, WRITE, wrapped(WRITE), b"ERROR: a warning of its own\n" + WRITE,
+    b"Attaching 3 probes...\n" + WRITE,
     b'{"type": "attached_probes", "data": {"probes": 3}}\n', b"Lost 3 events\n" + WRITE,
     b'{"probe":"lost","count":3}\n'])
 def test_it_looks_like_bpftrace(first: bytes) -> None:

@@ -9,14 +9,15 @@ probed the first stands for the call.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.formats.ftrace_fields import Head
+from xenm2p.formats.ftrace_lending import kept, knows_all, lend_at_once, pages_of
 from xenm2p.formats.ftrace_lines import Lines, lanes_of
 from xenm2p.formats.ftrace_op_arrays import CallArrays, array_ends, read_calls
+from xenm2p.formats.ftrace_op_scalars import read_scalar_calls
 from xenm2p.formats.ftrace_ops import (
     COUNT_UNKNOWN,
     MAP_ROLES,
@@ -82,6 +83,66 @@ class _Line:
         return self.lane, self.role in MAP_ROLES
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Calls of one head that were read at once; `is_whole`: they need nothing lent."""
+
+    calls: CallArrays
+    head: Head
+    is_whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairing:
+    """Lines from before a hypercall and the calls, read at once, that they are of.
+
+    Of each such line its `row`, its `call`, -1 for none, and whether it is `passed`, the
+    next one of its lane being such a line too; of each call, in the order that they were
+    read, the line `before` it, -1 for none, and whether one of an `earlier` block is its.
+    """
+
+    row: I64
+    call: I64
+    passed: NDArray[np.bool_]
+    before: I64
+    earlier: NDArray[np.bool_]
+
+
+def _borrow(lines: Lines, refs: list[tuple[int, Head]], read: _Read, before: I64,
+            earlier: NDArray[np.bool_]) -> tuple[CallArrays, NDArray[np.bool_]]:
+    """The calls with what the lines before them lend, and which calls these are.
+
+    The others are for `_one_line`, with their lines.
+    """
+    calls = read.calls
+    keep = np.ones(len(calls.rows), np.bool_)
+    if read.is_whole:
+        return calls, keep
+    needs = ~knows_all(calls)
+    keep &= ~(needs & earlier)
+    asking = np.flatnonzero(needs & keep & (before >= 0))
+    by_head: dict[Head, list[int]] = {}
+    for call in asking.tolist():
+        by_head.setdefault(refs[before[call]][1], []).append(call)
+    for head, asks in by_head.items():
+        rows = np.array([refs[before[call]][0] for call in asks], np.int64)
+        lent, unread = read_scalar_calls(lines, rows, head)
+        if lent is None:
+            keep[asks] = False
+            continue
+        lender = np.full(len(calls.rows), -1)
+        lender[asks] = np.searchsorted(lent.rows, rows)
+        has_both = np.zeros(len(calls.rows), np.bool_)
+        has_both[asks] = np.isin(rows, unread)
+        lender[has_both] = -1
+        has_both |= (lender >= 0) & (pages_of(calls) > 0) & (
+            pages_of(lent)[np.maximum(lender, 0)] > 0 if len(lent.rows) else False)
+        keep &= ~has_both
+        if len(lent.rows):
+            calls = lend_at_once(calls, lent, np.where(has_both, -1, lender))
+    return kept(calls, keep), keep
+
+
 @dataclass(slots=True)
 class CallReader:
     """Pairs the two lines of each call as they come; see the module's text.
@@ -106,35 +167,53 @@ class CallReader:
         """Take in the call lines of a block, by head."""
         refs: list[tuple[int, Head]] = []
         slow: list[tuple[int, Head]] = []
-        fast: list[CallArrays] = []
+        fast: list[_Read] = []
         closing = array_ends(lines)
         self.roles |= {role_of(head) for head, _ in groups}
         for head, rows in groups:
             role = role_of(head)
             if role in (Role.MAP, Role.UNMAP) and not self.roles & _OVERRIDE_ROLES:
-                read, rows = read_calls(lines, rows, head, closing)
-                fast += [read] if read else []
+                calls, rows = read_calls(lines, rows, head, closing)
+                fast += [_Read(calls, head, is_whole=True)] if calls else []
+                if len(rows):
+                    calls, rows = read_scalar_calls(lines, rows, head)
+                    fast += [_Read(calls, head, is_whole=False)] if calls else []
             of_sort = refs if role in _REFS_ROLES else slow
             of_sort += [(row, head) for row in rows.tolist()]
-        first_places, left = self._pair(lines, refs, fast, slow)
-        for read, first_place in zip(fast, first_places, strict=True):
-            self._add_read(lines, read, first_place)
+        lane_of = lanes_of(lines.task, lines.cpu, self.idle)
+        pairing = self._pair(lane_of, refs, fast, slow)
+        is_left = pairing.call < 0
+        begin = 0
+        for read in fast:
+            of_read = slice(begin, begin + len(read.calls.rows))
+            begin = of_read.stop
+            before, earlier = pairing.before[of_read], pairing.earlier[of_read]
+            whole, keep = _borrow(lines, refs, read, before, earlier)
+            is_left[before[~keep & (before >= 0)]] = True
+            slow += [(row, read.head) for row in read.calls.rows[~keep].tolist()]
+            first_place = lines.place[read.calls.rows]
+            first_place[before >= 0] = lines.place[pairing.row[before[before >= 0]]]
+            for call in np.flatnonzero(earlier & keep).tolist():
+                key = int(lane_of[read.calls.rows[call]]), read.calls.is_map
+                first_place[call] = self._pending.pop(key).place
+            self._add_read(lines, whole, first_place[keep])
+        left = [refs[line] for line in np.flatnonzero(is_left).tolist()]
+        passed = set(pairing.row[pairing.passed].tolist())
         for row, head in sorted(slow + left, key=lambda line: line[0]):
             self._one_line(lines, row, head)
+            if row in passed:
+                lane = int(lane_of[row]), role_of(head) in MAP_ROLES
+                self._release(self._pending.pop(lane))
         self._flush()
 
-    def _pair(self, lines: Lines, refs: list[tuple[int, Head]], fast: list[CallArrays],
-              slow: list[tuple[int, Head]]) -> tuple[list[I64], list[tuple[int, Head]]]:
-        """The first line of each call read at once, and the lines of `refs` that are none.
-
-        Calls read at once know all that the line before their hypercall could lend.
-        """
-        lane = lanes_of(lines.task, lines.cpu, self.idle)
+    def _pair(self, lane: I64, refs: list[tuple[int, Head]], fast: list[_Read],
+              slow: list[tuple[int, Head]]) -> _Pairing:
+        """Which line of `refs` is of which call that was read at once; `lane` of all rows."""
         one_by_one = refs + slow
         row = np.array([row for row, _ in one_by_one], np.int64)
         is_map = np.array([role_of(head) in MAP_ROLES for _, head in one_by_one], np.bool_)
-        row = np.concatenate([row, *(read.rows for read in fast)])
-        is_map = np.concatenate([is_map, *(np.full(len(read.rows), read.is_map)
+        row = np.concatenate([row, *(read.calls.rows for read in fast)])
+        is_map = np.concatenate([is_map, *(np.full(len(read.calls.rows), read.calls.is_map)
                                            for read in fast)])
         number = np.arange(len(row))
         is_refs, is_fast = number < len(refs), number >= len(one_by_one)
@@ -142,20 +221,22 @@ class CallReader:
         before, after = order[:-1], order[1:]
         follows = (lane[row[before]] == lane[row[after]]) & (is_map[before] == is_map[after])
         pairs = follows & is_refs[before] & is_fast[after]
-        first_place = lines.place[row]
-        first_place[after[pairs]] = first_place[before[pairs]]
-        is_paired = np.zeros(len(row), np.bool_)
-        is_paired[before[pairs]] = True
-        # Lines of an earlier block, for the first call of each lane in this one.
+        before_of, call_of = np.full(len(row), -1), np.full(len(row), -1)
+        before_of[after[pairs]] = before[pairs]
+        call_of[before[pairs]] = after[pairs]
+        passed = np.zeros(len(row), np.bool_)
+        passed[before[follows & is_refs[before] & is_refs[after]]] = True
+        # Lines of an earlier block, for the first line of each lane in this one.
+        earlier = np.zeros(len(row), np.bool_)
         begins = order[np.concatenate([[True], ~follows])[: len(order)]]
-        for call in begins[is_fast[begins]].tolist():
-            pending = self._pending.pop((int(lane[row[call]]), bool(is_map[call])), None)
-            if pending is not None:
-                first_place[call] = pending.place
-        left = [line for line, paired in zip(refs, is_paired[: len(refs)].tolist(), strict=True)
-                if not paired]
-        bounds = np.cumsum([len(one_by_one), *(len(read.rows) for read in fast)])
-        return [first_place[a:b] for a, b in pairwise(bounds)], left
+        for line in begins.tolist():
+            key = int(lane[row[line]]), bool(is_map[line])
+            earlier[line] = key in self._pending
+            if earlier[line] and call_of[line] >= 0:
+                self._release(self._pending.pop(key))
+        self._flush()  # before calls read at once are added: all are numbered in that order
+        return _Pairing(row[: len(refs)], call_of[: len(refs)], passed[: len(refs)],
+                        before_of[is_fast], earlier[is_fast])
 
     def _add_read(self, lines: Lines, read: CallArrays, first_place: I64) -> None:
         rows = read.rows

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
 from xenm2p.errors import InputError
 from xenm2p.formats.ftrace_fields import Head, fields_of, missing, number_of
 from xenm2p.formats.probes import MAP_OP_WORDS, PAGE_FIELDS, UNMAP_OP_WORDS, Role
@@ -26,7 +24,8 @@ STATUS_UNKNOWN = -(1 << 15)  # no GNTST_* has it
 # More pages than one call can have: GNTTABOP calls of Linux stay far below
 COUNT_LIMIT = 1 << 24
 
-_RAW_ARRAY = re.compile(rb"(\w+)=ARRAY\[([0-9a-f, ]*)\]")
+_RAW_ARRAY = re.compile(rb"(\w+)=ARRAY\[([^\]]*)\]")
+_OCTETS = re.compile(rb"(?:[0-9a-f]{2}, ){7}[0-9a-f]{2}(?:, )?")
 
 CALL_ROLES = frozenset({
     Role.MAP, Role.UNMAP, Role.MAP_REFS, Role.UNMAP_REFS, Role.ADD_OVERRIDE, Role.REMOVE_OVERRIDE
@@ -56,6 +55,21 @@ class Call:
     user: int
     pages: list[Page]
     blank_arrays: bool = False
+
+
+def _numbers_of(octets: bytes) -> bytes:
+    """An array that is printed as bytes, low byte first, as one of numbers.
+
+    It ends with what is no number where something stands there that is no byte.
+    """
+    words, at = [], 0
+    while (match := _OCTETS.match(octets, at)) is not None:
+        word = int.from_bytes(bytes.fromhex(match[0].replace(b", ", b"").decode()), "little")
+        words.append(b"%d" % word)
+        at = match.end()
+    rest = octets[at:].replace(b", ", b"")
+    is_whole = len(rest) < 2 * 8 and re.fullmatch(rb"[0-9a-f]*", rest) is not None
+    return b"{" + b",".join(words if is_whole else [*words, b"?"]) + b"}"
 
 
 def _words(text: bytes, wanted: int) -> list[int] | None:
@@ -115,8 +129,8 @@ def _from_arrays(fields: dict[str, bytes], role: Role, count: int) -> (
 
 
 @lru_cache(maxsize=256)
-def _page_keys(page: int) -> tuple[tuple[str, str], ...]:
-    """What the n-th page's fields are, and the names they may have."""
+def page_keys(page: int) -> tuple[tuple[str, str], ...]:
+    """What the n-th page's fields are, and the names they may have, best first."""
     numbered = [(name, f"{short}{page}") for name, (short, *_) in PAGE_FIELDS.items()]
     named = [(name, key) for name, (_, *long) in PAGE_FIELDS.items() for key in long]
     return (*numbered, *named) if page == 0 else tuple(numbered)
@@ -128,7 +142,7 @@ def _from_scalars(fields: dict[str, bytes], role: Role, count: int) -> tuple[lis
     pages = []
     for i in range(min(count, len(fields))):
         found: dict[str, int] = {}
-        for name, key in _page_keys(i):
+        for name, key in page_keys(i):
             value = number_of(fields[key]) if key in fields else None
             if value is not None:
                 found.setdefault(name, value)
@@ -159,10 +173,8 @@ def read_call(arguments: bytes, head: Head, source: str, place: int) -> Call:
     probe, role = head.probe, head.probe.role
     raw = {}
     if b"=ARRAY[" in arguments:
-        for name, octets in _RAW_ARRAY.findall(arguments):
-            values = np.frombuffer(bytes.fromhex(octets.replace(b", ", b"").decode()), "u1")
-            words = values[: len(values) // 8 * 8].view("<u8").tolist()
-            raw[name.decode()] = b"{" + b",".join(b"%d" % word for word in words) + b"}"
+        raw = {name.decode(): _numbers_of(octets)
+               for name, octets in _RAW_ARRAY.findall(arguments)}
         arguments = _RAW_ARRAY.sub(b"", arguments)
     fields = fields_of(arguments) | raw
 
