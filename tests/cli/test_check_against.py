@@ -103,6 +103,21 @@ def test_against_a_grant_dump_at_a_moment(
     assert (done.status, json.loads(done.out)["agreed_mappings"]) == (status, agreed)
 
 
+def test_against_a_grant_dump_under_the_model_that_the_writes_choose(xenm2p: Run) -> None:
+    done = xenm2p("check", PERSIST, "--against", PERSIST_GRANTS, "--kernel", "auto", "--model",
+                  "-f", "json")
+    report = json.loads(done.out)
+    assert (done.status, report["model"], report["agreed_mappings"]) == (
+        0, "p2m-only-continue", 825)
+
+
+def test_both_from_pipes(xenm2p: Run) -> None:
+    """The trace from standard input, as a stream of .xm2p."""
+    binary = (CAPTURES.parents[2] / "traces" / "self-phy-midstart.xm2p").read_bytes()
+    done = xenm2p("check", "-", "--against", MIDSTART_GRANTS, "-f", "json", stdin=binary)
+    assert (done.status, json.loads(done.out)["agreed_mappings"]) == (0, 825)
+
+
 def test_the_output_is_plain_and_narrow(xenm2p: Run) -> None:
     done = xenm2p("check", PERSIST, "--against", PERSIST_GRANTS)
     assert done.out.isascii()
@@ -183,6 +198,13 @@ def test_notes_are_kept_in_yaml_as_comments(xenm2p: Run, tmp_path: Path) -> None
     assert len(notes) == len(read_trace(str(MIDSTART)).notes)
     assert 'sees: unmaps' in notes[0]
     assert xenm2p("replay", "-q", out).status == 0
+
+
+def test_a_replay_for_programs_says_what_the_capture_sees(xenm2p: Run, deadlock: Path) -> None:
+    lines = xenm2p("replay", "-f", "jsonl", MIDSTART).out.splitlines()
+    assert json.loads(lines[1])["sees"].startswith("sees: unmaps, handles, p2m writes")
+    lines = xenm2p("export", "-t", "summary", "-f", "jsonl", deadlock).out.splitlines()
+    assert json.loads(lines[1])["sees"] is None
 
 
 def test_info_tells_of_damage(xenm2p: Run, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_slices_of_a_time_that_is_asked_for() -> None:
     assert len(checked(slice_ns=50_000_000).slices) > len(checked().slices)
     assert checked(slice_ns=50_000_000).missing == 4
     assert len(checked(slice_ns=10**12).slices) == 1
+    assert checked(slice_ns=1).missing == 4
 
 
 def test_what_happened_outside_of_the_capture_is_not_missing() -> None:

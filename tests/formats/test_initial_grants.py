@@ -27,9 +27,9 @@ Row = dict[str, Any]
 
 def dump_of(*rows: tuple[int, int, int, int, int]) -> GrantDump:
     """A dump of (granter, ref, mapper, mfn, pins) rows."""
-    table = np.array(rows, np.int64).reshape(len(rows), 5)
+    table = np.array(rows, np.uint64).reshape(len(rows), 5)
     return GrantDump(table[:, 0].astype(np.uint16), table[:, 1].astype(np.uint32),
-                     table[:, 2].astype(np.uint16), table[:, 3].astype(np.uint64), table[:, 4])
+                     table[:, 2].astype(np.uint16), table[:, 3], table[:, 4].astype(np.int64))
 
 
 OURS = (0, 8, 0, FRAME, 1)

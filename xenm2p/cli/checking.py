@@ -18,6 +18,7 @@ from xenm2p.errors import InputError, UsageError
 from xenm2p.formats.grantdump import GrantDump, looks_like_grant_dump, read_grant_dump
 from xenm2p.formats.streams import open_input
 from xenm2p.formats.xentrace import Xentrace, looks_like_xentrace, read_xentrace
+from xenm2p.kernels import KernelModel
 from xenm2p.report.agreement import Pairs, agreement_pairs
 from xenm2p.report.crosscheck import grants_pairs, xentrace_pairs
 from xenm2p.trace import Trace
@@ -29,8 +30,8 @@ def against_model(reading: Reading, request: ReplayRequest) -> tuple[Pairs, bool
     """What --model adds, and whether model and machine differ."""
     # Where nobody says which kernel was traced, its writes do.
     has_kernel = request.kernel or request.traced_kernel or reading.trace.kernel
-    has_writes = "p2m_write" in dict(reading.contents.by_kind())
-    tries_all = request.kernel == options.AUTO or (has_writes and not has_kernel)
+    kinds = dict(reading.contents.by_kind())
+    tries_all = request.kernel == options.AUTO or ("p2m_write" in kinds and not has_kernel)
     if tries_all:
         found = model_agreements(reading.trace, request, keep=MAX_MISSES)
         heading = chosen_heading(reading.name, reading.trace, request, found)
@@ -38,9 +39,16 @@ def against_model(reading: Reading, request: ReplayRequest) -> tuple[Pairs, bool
         heading = heading_of(reading.name, reading.trace, request)
         found = model_agreements(reading.trace, request, [heading.model], keep=MAX_MISSES)
     shown = next(each for each in found if each.model == heading.model)
-    set_p2m = dict(reading.contents.by_kind()).get("set_p2m", 0)
-    return (agreement_pairs(shown, heading.kernel_from, found, set_p2m),
-            shown.misses > shown.unsure)
+    pairs = agreement_pairs(shown, heading.kernel_from, found, kinds.get("set_p2m", 0))
+    return pairs, shown.misses > shown.unsure
+
+
+def _model(reading: Reading, request: ReplayRequest) -> KernelModel:
+    """The model of a replay, which for --kernel auto takes a pass over the trace each."""
+    if request.kernel != options.AUTO:
+        return heading_of(reading.name, reading.trace, request).model
+    found = model_agreements(reading.trace, request)
+    return chosen_heading(reading.name, reading.trace, request, found).model
 
 
 def against_file(
@@ -61,11 +69,11 @@ def against_file(
     if slice_ns is not None:
         raise UsageError(f"--slice goes with a file of xentrace, and {name} is a grant-table "
                          "dump")
-    heading = heading_of(reading.name, reading.trace, request)
+    model = _model(reading, request)
     parts, events = [], 0
     number = None if at is None else _events_up_to(reading.trace, *at)
     for segment in engine_named(request.engine)(
-            reading.trace, heading.model, Options(judge_writes=False)):
+            reading.trace, model, Options(judge_writes=False)):
         parts.append(segment.shares)
         events += len(segment.events)
     found = check_grants(Shares.concat(parts), events, other, reading.trace.domain,

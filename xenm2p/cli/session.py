@@ -14,6 +14,7 @@ from xenm2p.compare.agreement import JUDGING, Agreement, agreement_of, choose
 from xenm2p.engine.replay import Fact, Options, Segment
 from xenm2p.errors import EXIT_LOSSY, UsageError
 from xenm2p.formats.binary_reader import Loss
+from xenm2p.formats.capture_gaps import what_is_seen
 from xenm2p.formats.detect import read_trace
 from xenm2p.kernels import DEFAULT_MODEL, MODELS, KernelModel, model_for
 from xenm2p.report.fields import SCHEMA
@@ -149,7 +150,7 @@ def chosen_heading(
         model, why = choice.model, f"{choice.model.name}, as {choice.why}"
     return Heading(
         name=name, model=model, kernel_from=f"from --kernel auto: {why}", traced_kernel=traced,
-        what_if=False, judged=choice is not None)
+        what_if=False, judged=choice is not None, sees=what_is_seen(trace.notes))
 
 
 def heading_of(name: str, trace: Trace, request: ReplayRequest) -> Heading:
@@ -171,7 +172,7 @@ def heading_of(name: str, trace: Trace, request: ReplayRequest) -> Heading:
     return Heading(
         name=name, model=model, kernel_from=kernel_from, traced_kernel=traced,
         what_if=traced_model is not None and traced_model != model,
-        judged=traced_model == model)
+        judged=traced_model == model, sees=what_is_seen(trace.notes))
 
 
 def _model_of_trace(name: str, kernel: str) -> KernelModel:

@@ -21,6 +21,7 @@ from xenm2p.formats.xentrace import Grant, Xentrace
 from xenm2p.trace import I64, NO_DOMID, NO_REF, Kind, Trace
 
 SLICES = 20  # where the user does not say how long one is
+MAX_SLICES = 10_000
 MAPS, UNMAPS = int(Grant.MAP), int(Grant.UNMAP)
 ANY_DOMAIN = -1
 # Of two devices with the most that blkfront asks for: 16 pages (xen_blkif_max_ring_order)
@@ -158,7 +159,7 @@ def _edges(times: I64, mapped: Mapped, clocks: Clocks, slice_ns: int | None) -> 
     """
     guard = 2 * clocks.error_ns + 1
     first, last = mapped.first, mapped.last
-    width = slice_ns or max((last - first) // SLICES, 1)
+    width = max(slice_ns or (last - first) // SLICES, (last - first) // MAX_SLICES, 1)
     busy = np.unique(np.concatenate([times, mapped.time, [first, last]]))
     inside = busy[(busy >= first) & (busy <= last)]
     gap = np.diff(inside)

@@ -35,8 +35,9 @@ RULES = (
     ),
     Rule(
         502, "lost-events", "machine",
-        what="The tracer lost events: what the replay says of pages touched around the loss is "
-             "unknown until a p2m write of the page agrees again.",
+        what="The tracer lost events, as it says or as the p2m writes prove: what the replay "
+             "says of pages touched around the loss is unknown until a p2m write of the page "
+             "agrees again.",
         grading="warning: what is missing may have been the map or unmap that matters.",
         cure="Trace again with larger buffers (buffer_size_kb) or fewer events.",
         severity=always(Severity.WARNING), text=_lost_events, event_cells=("cpu",),

@@ -173,6 +173,11 @@ def _line(seen: list[str], unseen: list[str]) -> str:
                      for word, names in ((_SEES, seen), (_NOT, unseen)) if names)
 
 
+def what_is_seen(notes: list[str]) -> str | None:
+    """The line that `sees` made, if the notes of a trace have it."""
+    return notes[0] if notes and notes[0].startswith(_SEES) else None
+
+
 def now_seen(notes: list[str], what: str) -> list[str]:
     """The notes of a capture to which a dump was given later: `what` is seen as well."""
     if not notes or not notes[0].startswith(_SEES):

@@ -53,7 +53,8 @@ def _why_missing(found: CrossCheck, xen: Xentrace) -> str | None:
     if found.are_rings:
         return (f"{_RINGS}; the trace has {found.mapped.unmapped} grants that it never maps")
     if found.missing:
-        return "the capture lost them, or they were made outside of gnttab_map_refs (rings)"
+        return ("the capture lost them, or others made them: xenbus (ring pages), another domain "
+                "that maps grants")
     return "xentrace lost records: the capture may lack more" if xen.lost else None
 
 

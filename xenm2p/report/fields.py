@@ -184,6 +184,7 @@ SUMMARY = TableSpec("summary", "one row for the whole replay", (
     _number("errors", "findings of severity error"),
     _number("warnings", "findings of severity warning"),
     _number("infos", "findings of severity info"),
+    _text("sees", "what a capture could and could not see"),
 ))
 
 TABLES: dict[str, TableSpec] = {

@@ -25,7 +25,8 @@ class Heading:
     """What was replayed, and how it came to its kernel model.
 
     `kernel_from` says who chose the model; `traced_kernel` is None where it is not known.
-    `judged`: p2m writes seen on the machine were compared with the model (XM501).
+    `judged`: p2m writes seen on the machine were compared with the model (XM501). `sees`:
+    what a capture could and could not see, None where the trace does not say.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Heading:
     traced_kernel: str | None
     what_if: bool
     judged: bool
+    sees: str | None = None
 
 
 @dataclass(slots=True)
@@ -93,7 +95,7 @@ class Overview:
             *(self.verdicts[verdict] for verdict in Verdict),
             by_severity[Severity.ERROR],
             by_severity[Severity.WARNING] - by_severity[Severity.ERROR],
-            by_severity[Severity.INFO] - by_severity[Severity.WARNING],
+            by_severity[Severity.INFO] - by_severity[Severity.WARNING], heading.sees,
         ]
         return [[value] for value in row]
 
