@@ -26,6 +26,7 @@ from xenm2p.errors import EXIT_CLEAN, EXIT_INTERRUPTED, OutputError, XenM2PError
 # one-line help stands here so that `xenm2p --help` imports no command.
 COMMANDS = {
     "replay": "Replay a trace: summary, collisions, findings.",
+    "bisect": "Say which kernel brings a finding in, which cures it.",
     "export": "Write one table of a replay in any format.",
     "info": "Say what is in a trace file.",
     "check": "Read a trace file to its end: integrity and losses.",

@@ -114,7 +114,10 @@ def grants_option(command: Command) -> Command:
              "become the first events, so that all others are numbered after them.")(command)
 
 
-def kernel_options(command: Command) -> Command:
+_ONE_KERNEL = "Default: the traced kernel; where that is not known, local-foreign."
+
+
+def kernel_options(command: Command, otherwise: str = _ONE_KERNEL) -> Command:
     """--kernel, --traced-kernel, --memory, --vmemmap-base, --merge, --grants."""
     return _all(
         click.option(
@@ -123,8 +126,7 @@ def kernel_options(command: Command) -> Command:
             help="Replay under this kernel: a Linux version (3.4, 3.10.72, 6.1.0-9-amd64) or "
                  f"a model ({', '.join(MODELS)}); {AUTO}: the model that explains the p2m "
                  "writes seen on the machine best, of equals the traced kernel's, else the "
-                 "newest. Default: the traced kernel; where that is not known, "
-                 "local-foreign."),
+                 f"newest. {otherwise}"),
         click.option(
             "--traced-kernel", metavar="KERNEL",
             shell_complete=complete_names(lambda: MODELS),
@@ -136,10 +138,13 @@ def kernel_options(command: Command) -> Command:
     )(command)
 
 
-def replay_options(command: Command) -> Command:
-    """--kernel, --traced-kernel, --memory, --grants, --assume-dio, --engine."""
+def replay_options(command: Command, otherwise: str = _ONE_KERNEL) -> Command:
+    """--kernel, --traced-kernel, --memory, --grants, --assume-dio, --engine.
+
+    `otherwise` says what happens without --kernel.
+    """
     return _all(
-        kernel_options,
+        lambda command: kernel_options(command, otherwise),
         click.option(
             "--assume-dio", is_flag=True,
             help="Take every mapping made for user space as read by direct I/O while it "
@@ -149,6 +154,11 @@ def replay_options(command: Command) -> Command:
             **one_of("engine", ("vector", "reference")),
             help="vector (quick) or reference (one event at a time; the same answers)."),
     )(command)
+
+
+def bisect_options(command: Command) -> Command:
+    """`replay_options` of a command that replays under all models."""
+    return replay_options(command, "Default: all models, one after the other.")
 
 
 def filter_options(command: Command) -> Command:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from xenm2p.cli.options import AUTO
@@ -53,6 +53,10 @@ class ReplayRequest:
         merged = [["--merge", name] for name in self.merge]
         return given + merged + [["--assume-dio"]] * self.assume_dio
 
+    def exit_status(self, otherwise: int, *, lossy: bool) -> int:
+        """EXIT_LOSSY where --strict asks for it, else `otherwise`."""
+        return EXIT_LOSSY if self.strict and lossy else otherwise
+
 
 @dataclass(slots=True)
 class Session:
@@ -91,7 +95,7 @@ class Session:
 
     def exit_status(self, otherwise: int) -> int:
         """EXIT_LOSSY where --strict asks for it, else `otherwise`."""
-        return EXIT_LOSSY if self.request.strict and self.lossy else otherwise
+        return self.request.exit_status(otherwise, lossy=self.lossy)
 
 
 def open_session(name: str, request: ReplayRequest, selection: Selection) -> Session:
@@ -104,6 +108,23 @@ def open_session(name: str, request: ReplayRequest, selection: Selection) -> Ses
     heading = (chosen_heading(name, trace, request, model_agreements(trace, request))
                if request.kernel == AUTO else heading_of(name, trace, request))
     return Session(request, heading, trace, selection, losses)
+
+
+def sessions_under(name: str, request: ReplayRequest) -> Iterator[Session]:
+    """Open a trace once and give a session for each model, or for that of --kernel.
+
+    Raises InputError, UsageError.
+    """
+    if request.kernel is not None:
+        yield open_session(name, request, Selection())
+        return
+    check_kernels(request)
+    losses: list[Loss] = []
+    trace = read_trace(name, memory=request.memory, grants=request.grants, losses=losses,
+                       again=True, merge=request.merge, vmemmap_base=request.vmemmap_base)
+    for model in MODELS.values():
+        one = replace(request, kernel=model.name)
+        yield Session(one, heading_of(name, trace, one), trace, Selection(), losses)
 
 
 def check_kernels(request: ReplayRequest) -> None:
