@@ -10,8 +10,14 @@ _PURPOSE = ("It sets kprobes through tracefs and has trace-cmd record them; trac
             "# off whatever else was being traced.")
 
 _CLEANUP = """
+was_on=$(cat "$tracefs/tracing_on")
+was_kb=$(cat "$tracefs/buffer_size_kb")
+was_clock=$(sed 's/.*\\[\\(.*\\)\\].*/\\1/' "$tracefs/trace_clock")
 cleanup() {
     trap '' INT TERM HUP
+    echo "$was_clock" >"$tracefs/trace_clock"
+    echo "${was_kb%% *}" >"$tracefs/buffer_size_kb"
+    echo "$was_on" >"$tracefs/tracing_on"
     remove_probes
 }
 trap cleanup EXIT
