@@ -104,7 +104,7 @@ class Teller:
             kind, row = self._share(dice)
         assert row is not None
         shared = {"time": self.time, "kind": int(KINDS[kind].kind),
-                  "cpu": dice.randrange(2), "task": dice.randrange(3)}
+                  "cpu": dice.randrange(3) - 1, "task": dice.randrange(3)}
         self.rows.append(shared | row)
 
     # -- maps and unmaps ---------------------------------------------------------------
