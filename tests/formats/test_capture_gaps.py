@@ -143,8 +143,8 @@ def test_what_a_capture_sees() -> None:
     rows = [*map_(1), {"kind": "grant", "ref": 8, "domid": 0, "mfn": 1},
             {"kind": "lock_page", "pfn": 1, "task": "dd-1"}]
     assert sees(events_of(rows, []), has_memory=True) == (
-        "sees: maps, p2m writes, grants, page locks, p2m before the capture (--memory); not: "
-        "unmaps, refs, handles, ends of grants, unlocks, direct I/O")
+        "sees: maps, p2m writes, grants, page locks (as pages enter the page cache), p2m before "
+        "the capture (--memory); not: unmaps, refs, handles, ends of grants, unlocks, direct I/O")
 
 
 def test_refs_and_handles_are_those_of_maps_and_unmaps() -> None:

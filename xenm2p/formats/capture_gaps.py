@@ -142,6 +142,8 @@ def _is_known(events: Events, column: str, absent: int) -> Mask:
 
 MEMORY = "p2m before the capture (--memory)"
 SHARES = "shares before the capture (--grants)"
+# The one probe of the catalogue that says that a lock is taken sees no other way to take it.
+_SEEN_AS = {"page locks": "page locks (as pages enter the page cache)"}
 _SEES, _NOT = "sees: ", "not: "
 
 
@@ -164,7 +166,7 @@ def sees(events: Events, *, has_memory: bool) -> str:
         "direct I/O": bool(kinds & {Kind.DIO_READ, Kind.DIO_WRITE}),
         MEMORY: has_memory,
     }
-    return _line([name for name, is_seen in seen_of.items() if is_seen],
+    return _line([_SEEN_AS.get(name, name) for name, is_seen in seen_of.items() if is_seen],
                  [name for name, is_seen in seen_of.items() if not is_seen])
 
 
