@@ -29,7 +29,7 @@ COMMANDS = {
     "bisect": "Say which kernel brings a finding in, which cures it.",
     "export": "Write one table of a replay in any format.",
     "info": "Say what is in a trace file.",
-    "check": "Read a trace file to its end: integrity and losses.",
+    "check": "Check a trace: damage, losses, against model and hypervisor.",
     "convert": "Convert between trace formats.",
     "capture": "Print a script that takes a capture.",
     "generate": "Write a synthetic trace.",

@@ -7,7 +7,7 @@ from typing import Any
 from xenm2p.compare.against_grants import Difference, GrantCheck
 from xenm2p.compare.against_xentrace import CrossCheck, Slice
 from xenm2p.compare.clocks import Clocks
-from xenm2p.formats.xentrace import Xentrace
+from xenm2p.formats.xentrace import Grant, Xentrace
 from xenm2p.trace import format_frame
 
 Pairs = list[tuple[str, Any]]
@@ -24,6 +24,7 @@ def xentrace_pairs(found: CrossCheck, xen: Xentrace, against: str) -> Pairs:
         ("against", against),
         ("against_format", "xentrace"),
         ("against_records", xen.records),
+        ("against_transfers", int((xen.kind == Grant.TRANSFER).sum())),
         ("against_lost", xen.lost),
         ("against_ends_early", xen.cut),
         ("clocks", _clocks(clocks)),
@@ -99,11 +100,12 @@ def grants_pairs(found: GrantCheck, against: str) -> Pairs:
     if len(at.differences) > len(differences):
         pairs.append(("differences_left_out", len(at.differences) - len(differences)))
     if differences:
-        pairs.append(("differences", [_difference(each) for each in differences]))
+        pairs.append(("differences", [_difference(each, at.unknown) for each in differences]))
     return pairs
 
 
-def _difference(each: Difference) -> dict[str, Any]:
+def _difference(each: Difference, unknown: int) -> dict[str, Any]:
+    never = "never, or frame unknown" if unknown else "never mapped"
     return {"domid": each.domid, "ref": each.ref, "mfn": format_frame(each.mfn),
             "dump": each.dump, "replay": each.replay,
-            "in_trace": "never mapped" if each.never else "mapped at some time"}
+            "in_trace": never if each.never else "mapped at some time"}
