@@ -116,6 +116,12 @@ while [ "$patience" -gt 0 ] && [ "$(ticked)" -lt "$cpus" ]; do
 done
 [ "$patience" -gt 0 ] || say 'warning: bpftrace is far behind; the last events are missing'
 kill -INT "$tracer" 2>/dev/null
+patience=10
+while [ "$patience" -gt 0 ] && kill -0 "$tracer" 2>/dev/null; do
+    sleep 1
+    patience=$((patience - 1))
+done
+kill "$tracer" 2>/dev/null
 wait "$tracer"
 tracer=
 

@@ -27,7 +27,7 @@ probe() {
         has "${function%%[ %]*}" || continue
         if perf probe -q --add "$definition" 2>/dev/null; then
             # Newer versions of perf call the probe of a return EVENT__return.
-            [ -d "$tracefs/events/probe/${event#*:}" ] || event=${event}__return
+            [ ! -d "$tracefs/events/probe/${event#*:}__return" ] || event=${event}__return
             defined="$defined $event"
             return 0
         fi
