@@ -27,6 +27,7 @@ from xenm2p.errors import EXIT_CLEAN, EXIT_INTERRUPTED, OutputError, XenM2PError
 COMMANDS = {
     "replay": "Replay a trace: summary, collisions, findings.",
     "bisect": "Say which kernel brings a finding in, which cures it.",
+    "reduce": "Write the smallest part of a trace that shows a finding.",
     "export": "Write one table of a replay in any format.",
     "info": "Say what is in a trace file.",
     "check": "Check a trace: damage, losses, against model and hypervisor.",

@@ -98,12 +98,17 @@ class Session:
         return self.request.exit_status(otherwise, lossy=self.lossy)
 
 
-def open_session(name: str, request: ReplayRequest, selection: Selection) -> Session:
-    """Open a trace and choose its model. Raises InputError, UsageError."""
+def open_session(
+    name: str, request: ReplayRequest, selection: Selection, *, again: bool = False
+) -> Session:
+    """Open a trace and choose its model; `again`: it must bear more than one replay.
+
+    Raises InputError, UsageError.
+    """
     check_kernels(request)
     losses: list[Loss] = []
     trace = read_trace(name, memory=request.memory, grants=request.grants, losses=losses,
-                       again=request.kernel == AUTO, merge=request.merge,
+                       again=again or request.kernel == AUTO, merge=request.merge,
                        vmemmap_base=request.vmemmap_base)
     heading = (chosen_heading(name, trace, request, model_agreements(trace, request))
                if request.kernel == AUTO else heading_of(name, trace, request))
@@ -159,7 +164,7 @@ def chosen_heading(
     any write it is the traced kernel. Raises UsageError where that is not known either.
     """
     traced = request.traced_kernel or trace.kernel
-    traced_model = None if traced is None else _model_of_trace(name, traced)
+    traced_model = traced_model_of(name, trace, request)
     choice = choose(found, traced_model)
     if choice is None and traced_model is None:
         raise UsageError(f"{name}: --kernel auto has nothing to choose by: no p2m write is in "
@@ -181,7 +186,7 @@ def heading_of(name: str, trace: Trace, request: ReplayRequest) -> Heading:
     them; where that kernel is not known they are not judged at all.
     """
     traced = request.traced_kernel or trace.kernel
-    traced_model = None if traced is None else _model_of_trace(name, traced)
+    traced_model = traced_model_of(name, trace, request)
     if request.kernel is not None:
         model, kernel_from = model_for(request.kernel), f"from --kernel {request.kernel}"
     elif traced_model is not None:
@@ -196,9 +201,14 @@ def heading_of(name: str, trace: Trace, request: ReplayRequest) -> Heading:
         judged=traced_model == model, sees=what_is_seen(trace.notes))
 
 
-def _model_of_trace(name: str, kernel: str) -> KernelModel:
+def traced_model_of(name: str, trace: Trace, request: ReplayRequest) -> KernelModel | None:
+    """The model of the kernel that the trace was taken on, None where it is not known.
+
+    Raises UsageError where it is no kernel that has a model.
+    """
+    kernel = request.traced_kernel or trace.kernel
     try:
-        return model_for(kernel)
+        return None if kernel is None else model_for(kernel)
     except UsageError as error:
         raise UsageError(f"{name}: the traced {error}; --traced-kernel overrides it") from None
 
