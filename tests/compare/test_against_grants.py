@@ -90,6 +90,8 @@ def test_maps_without_a_reference_are_compared_by_frame() -> None:
     rows = [map_(0x8000, 0x90001, ref=NO_REF), map_(0x8001, 0x90001, ref=NO_REF)]
     found = checked(trace_of(rows), dump_of((3, 1, 0, 0x90001, 1), (3, 2, 0, 0x90001, 1)))
     assert (found.by_ref, found.best_events, found.at.distance) == (False, (2, 2), 0)
+    found = checked(trace_of(rows), dump_of((3, 1, 0, 0x90002, 1), (3, 2, 0, 0x90001, 2)))
+    assert [(each.domid, each.ref) for each in found.at.differences] == [(3, 1)]
 
 
 def test_adopted_shares_of_unknown_frames_may_be_any() -> None:

@@ -8,7 +8,7 @@ or the one that differs least from the dump.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,8 +24,8 @@ _FRAME_UNKNOWN = (MAX_FRAME, FOREIGN | MAX_FRAME, INVALID)
 class Difference:
     """A grant, or where no map tells its reference a frame, that only one of the two has.
 
-    domid and ref are None for a frame. dump, replay: how often it is mapped there. never:
-    no map of the trace is of it at any time.
+    domid and ref are None for a frame that is not in just one entry of the dump. dump,
+    replay: how often it is mapped there. never: no map of the trace is of it at any time.
     """
 
     domid: int | None
@@ -89,9 +89,21 @@ def check_grants(
     first = int(best[0])
     last = int(best[np.flatnonzero(np.append(np.diff(best), 2) > 1)[0]])
     return GrantCheck(
-        at=counts.live(first if at is None else at, distance),
+        at=_named(counts.live(first if at is None else at, distance), ours),
         end=counts.live(events, distance), best_events=(first, last), dump=len(ours),
         of_others=len(dump) - len(ours), by_ref=by_ref)
+
+
+def _named(live: Live, dump: GrantDump) -> Live:
+    """The same; a frame that is in one entry of the dump has that one's grant."""
+    frames, first, count = np.unique(dump.mfn, return_index=True, return_counts=True)
+    entry_of = dict(zip(frames[count == 1].tolist(), first[count == 1].tolist(), strict=True))
+    differences = []
+    for each in live.differences:
+        entry = entry_of.get(each.mfn) if each.ref is None else None
+        differences.append(each if entry is None else replace(
+            each, domid=int(dump.granter[entry]), ref=int(dump.ref[entry])))
+    return replace(live, differences=tuple(differences))
 
 
 @dataclass(frozen=True, slots=True)

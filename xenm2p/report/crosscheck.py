@@ -87,7 +87,7 @@ def grants_pairs(found: GrantCheck, against: str) -> Pairs:
     differences = at.differences[:MAX_DIFFERENCES]
     pairs: Pairs = [
         ("against", against), ("against_format", "grant-table dump"),
-        ("dump_entries", found.dump), ("dump_entries_of_other_domains", found.of_others),
+        ("dump_entries", found.dump), ("entries_of_others", found.of_others),
         ("compared_by", "grant and frame" if found.by_ref else
          "frame: maps in the trace do not tell their grants"),
         ("fits_best", f"after {first} events" if first == last else
