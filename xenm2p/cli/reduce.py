@@ -54,7 +54,7 @@ def reduce_command(
     \b
     Examples:
       xenm2p reduce --finding XM101 traces/mount-ext4-same-domain.yaml
-      xenm2p reduce --finding XM101 -k 3.4 --not-under 3.5 trace.xm2p -o small.yaml
+      xenm2p reduce --finding XM101 --not-under 3.5 trace.xm2p -o small.yaml
       xenm2p reduce --finding XM302@1207 --renumber trace.txt | xenm2p replay -
     """
     from xenm2p.cli.output import binary_output, check_writable
