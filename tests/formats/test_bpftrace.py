@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.formats.bpftrace_text import (
@@ -333,6 +333,7 @@ def test_thousands_of_flipped_bytes() -> None:
         assert len(events) < 30
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_junk(junk: bytes) -> None:
     looks_like_bpftrace(junk)
@@ -347,6 +348,7 @@ _NUMBERS = st.integers(-(1 << 64), 1 << 65).flatmap(lambda n: st.sampled_from(
     [str(n), f'"{n}"', f'"{n:#x}"', f'"0{n}"', f"{n}.0", f'"{n:#X}"']))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(_NUMBERS, _NUMBERS, st.binary(max_size=18)), min_size=2, max_size=6))
 def test_many_at_a_time_is_the_same_as_one_at_a_time(
         rows: list[tuple[str, str, bytes]]) -> None:

@@ -122,19 +122,19 @@ def write(draw: st.DrawFn) -> str:
                 task=draw(st.sampled_from(["a-1", "b-2", "<idle>-0"])))
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.one_of(scalar_call(), write()), min_size=1, max_size=14))
 def test_fields_of_their_own(lines: list[str]) -> None:
     agrees("".join(lines))
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.one_of(array_call(), write()), min_size=1, max_size=10))
 def test_arrays(lines: list[str]) -> None:
     agrees("".join(lines))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(array_call(), scalar_call(), write()), min_size=1, max_size=12))
 def test_all_sorts_in_one_capture(lines: list[str]) -> None:
     agrees("".join(lines))

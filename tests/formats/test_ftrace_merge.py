@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.formats.ftrace_text import (
@@ -71,6 +71,7 @@ def without_call(trace: Trace) -> list[tuple[object, ...]]:
     return [row[:9] + row[10:] for row in rows_of(trace)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=60),
        st.sampled_from([64, 200, 100_000]))
 def test_any_lines_in_any_number_of_files(steps: list[tuple[int, int]], size: int) -> None:
