@@ -111,12 +111,12 @@ def check(form: Form, text: bytes) -> int:
     return ours.total()
 
 
-def measured(work: Callable[[], object]) -> tuple[float, int]:
-    """Seconds of processor time and MiB at the peak, of work done in a process of its own."""
+def measured(work: Callable[[Any], object], text: Any) -> tuple[float, int]:
+    """Seconds of processor time and MiB at the peak, of `work` in a process of its own."""
     def run(pipe: Any) -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         begin = time.process_time()
-        work()
+        work(text)
         seconds = time.process_time() - begin
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         pipe.send((seconds, (peak - before) // 1024))
@@ -142,9 +142,9 @@ def main(arguments: list[str]) -> list[dict[str, str]]:
         text = form.make(lzma.decompress((CAPTURES / f"{form.capture}.txt.xz").read_bytes()))
         check(form, text)
         text = repeated(text, options.megabytes * 10**6, form)
-        seconds, memory = measured(lambda: form.read(text))
+        seconds, memory = measured(form.read, text)
         decoded = text.decode("utf-8", "backslashreplace")
-        plain, _ = measured(lambda: READERS[form.plain](decoded))
+        plain, _ = measured(READERS[form.plain], decoded)
         size = len(text) / 1e6
         rows.append({
             "form": name, "MB": f"{size:.0f}", "lines/s": f"{text.count(10) / seconds:,.0f}",

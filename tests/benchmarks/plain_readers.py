@@ -17,8 +17,9 @@ VMEMMAP = 0xFFFFEA0000000000
 
 # kind, time, cpu, task, pfn, mfn, ref, handle
 Event = tuple[str, int, int, str, int | None, int | None, int | None, int | None]
-# time, cpu, task, event, its fields, its pages where they are fields of their own
+# time, cpu, task, event, its fields; of a call its pages and how many it has in their place
 Line = tuple[int, int, str, str, dict[str, str]]
+CallLine = tuple[int, int, str, str, list["Page"], int]
 
 _FTRACE = re.compile(
     r"(.{16})-(\d+) +(?:\([ \d-]+\) )?\[(\d+)\] +(?:[^\s\d]\S+ +)?(\d+)\.(\d{6}): +(\w+): +(.*)")
@@ -170,7 +171,7 @@ class Reader:
         self.add(kind, time, cpu, task, pfn, entry)
 
 
-def json_lines(text: Iterable[str]) -> Iterator[Line | tuple[int, int, str, str, list[Page], int]]:
+def json_lines(text: Iterable[str]) -> Iterator[Line | CallLine]:
     """The events of bpftrace's lines; a call comes with its pages."""
     waiting: tuple[int, int, str, str, int] | None = None
     pages: list[Page] = []

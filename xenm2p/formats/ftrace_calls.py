@@ -121,10 +121,11 @@ def _borrow(lines: Lines, refs: list[tuple[int, Head]], read: _Read, before: I64
     needs = ~knows_all(calls)
     keep &= ~(needs & earlier)
     asking = np.flatnonzero(needs & keep & (before >= 0))
-    by_head: dict[Head, list[int]] = {}
+    by_head: dict[bytes, list[int]] = {}
     for call in asking.tolist():
-        by_head.setdefault(refs[before[call]][1], []).append(call)
-    for head, asks in by_head.items():
+        by_head.setdefault(refs[before[call]][1].text, []).append(call)
+    for asks in by_head.values():
+        head = refs[before[asks[0]]][1]
         rows = np.array([refs[before[call]][0] for call in asks], np.int64)
         lent, unread = read_scalar_calls(lines, rows, head)
         if lent is None:

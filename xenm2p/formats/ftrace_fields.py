@@ -156,19 +156,36 @@ def parse_numbers(data: Bytes, at: I64, ends: Mask = _END_OF_FIELD) -> tuple[U64
     Returns their values, the offsets after them, and which of them are such numbers of at
     most 16 hex or 19 decimal digits.
     """
+    if not len(at) or not _is_short(data, int(at[0])):
+        return _parse_digits(data, at, ends, _DIGITS)
+    value, after, good = _parse_digits(data, at, ends, _DIGITS // 2)
+    longer = np.flatnonzero(~good)
+    if len(longer):
+        value[longer], after[longer], good[longer] = _parse_digits(
+            data, at[longer], ends, _DIGITS)
+    return value, after, good
+
+
+def _is_short(data: Bytes, at: int) -> bool:
+    """Whether a number has few digits, as then most of its column have."""
+    return bool((HEX_VALUE[data[at + 2 : at + 2 + _DIGITS // 2]] == 255).any())
+
+
+def _parse_digits(data: Bytes, at: I64, ends: Mask, most: int) -> tuple[U64, I64, Mask]:
+    """As `parse_numbers`, of numbers of at most `most` digits, 8 or 16."""
     prefix = windows(data, 2)[at]
     is_hex = (prefix[:, 0] == ord("0")) & (prefix[:, 1] == ord("x"))
     begin = at + 2 * is_hex
-    digits = HEX_VALUE[windows(data, _DIGITS + 1)[begin]]
+    digits = HEX_VALUE[windows(data, most + 1)[begin]]
     is_other = digits >= np.where(is_hex, np.uint8(16), np.uint8(10))[:, None]
-    is_other[:, _DIGITS] = True
+    is_other[:, most] = True
     length = is_other.argmax(axis=1)
     after = begin + length
     good = (length > 0) & ends[data[after]]
-    # Sixteen nibbles, high one first, are the eight bytes of a number; those behind it go.
-    octets = digits[:, 0:_DIGITS:2] << 4 | digits[:, 1:_DIGITS:2] & 15
-    behind = np.minimum(4 * (_DIGITS - length), 63).astype(np.uint64)
-    value = np.ascontiguousarray(octets).view(">u8")[:, 0].astype(np.uint64) >> behind
+    # Nibbles, high one first, are the bytes of a number; those behind it go.
+    octets = digits[:, 0:most:2] << 4 | digits[:, 1:most:2] & 15
+    behind = np.minimum(4 * (most - length), 4 * most - 1).astype(np.uint64)
+    value = np.ascontiguousarray(octets).view(f">u{most // 2}")[:, 0].astype(np.uint64) >> behind
     decimal = np.flatnonzero(~is_hex)
     if len(decimal):
         number = np.zeros(len(decimal), np.uint64)

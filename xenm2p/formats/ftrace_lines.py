@@ -197,17 +197,20 @@ class LineReader:
         place = 1
         rest = b""
         while piece := stream.read(size or BLOCK_SIZE):
-            rest += piece
-            cut = rest.rfind(b"\n") + 1
-            if len(rest) - cut > LINE_LIMIT:
-                place += rest.count(b"\n")
+            cut = piece.rfind(b"\n") + 1
+            if len(piece) - cut + (0 if cut else len(rest)) > LINE_LIMIT:
+                place += rest.count(b"\n") + piece.count(b"\n")
                 raise InputError(f"a line of more than {LINE_LIMIT} bytes",
                                  source=self.source, place=place)
             if cut:
-                lines, count = self._take_apart(rest[:cut] + bytes(PADDING), cut, place)
-                rest = rest[cut:]
+                # One copy: blocks are large, and this is a good part of the time.
+                text = b"".join((rest, memoryview(piece)[:cut], bytes(PADDING)))
+                lines, count = self._take_apart(text, len(rest) + cut, place)
+                rest = piece[cut:]
                 place += count
                 yield lines
+            else:
+                rest += piece
         # Its last number may have lost digits, which nothing shows.
         self.last_line_cut = bool(rest)
 
