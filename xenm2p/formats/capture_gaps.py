@@ -105,6 +105,8 @@ def _about_unwritten(events: Events) -> I64:
 
 def _ends_of_calls(events: Events, rows: I64) -> I64:
     """The events behind the calls of `rows`, but for each task's last call: it may be cut."""
+    if not len(rows):  # as in most captures, which may be large
+        return rows
     in_call = np.flatnonzero(events.call != NO_CALL)
     calls, back = np.unique(events.call[in_call], return_inverse=True)
     last = np.zeros(len(calls), np.int64)
@@ -120,6 +122,8 @@ def _ends_of_calls(events: Events, rows: I64) -> I64:
 
 def _first_of_call(events: Events, before: I64, after: I64) -> I64:
     """Where the call of each write `after` begins, but behind the write `before`."""
+    if not len(after):
+        return after
     first = after.copy()
     for kind in (Kind.MAP, Kind.UNMAP):  # of a write that no call is known of
         maps = np.flatnonzero(events.kind == kind)

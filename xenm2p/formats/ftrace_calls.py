@@ -9,6 +9,7 @@ probed the first stands for the call.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +170,7 @@ class CallReader:
         refs: list[tuple[int, Head]] = []
         slow: list[tuple[int, Head]] = []
         fast: list[_Read] = []
-        closing = array_ends(lines)
+        closing = cache(lambda: array_ends(lines))
         self.roles |= {role_of(head) for head, _ in groups}
         for head, rows in groups:
             role = role_of(head)

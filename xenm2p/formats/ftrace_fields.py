@@ -177,21 +177,28 @@ def _parse_digits(data: Bytes, at: I64, ends: Mask, most: int) -> tuple[U64, I64
     is_hex = (prefix[:, 0] == ord("0")) & (prefix[:, 1] == ord("x"))
     begin = at + 2 * is_hex
     digits = HEX_VALUE[windows(data, most + 1)[begin]]
-    is_other = digits >= np.where(is_hex, np.uint8(16), np.uint8(10))[:, None]
+    has_hex = bool(is_hex.any())
+    decimal = np.flatnonzero(~is_hex)
+    if has_hex and len(decimal):
+        is_other = digits >= np.where(is_hex, np.uint8(16), np.uint8(10))[:, None]
+    else:
+        is_other = digits >= np.uint8(16 if has_hex else 10)
     is_other[:, most] = True
     length = is_other.argmax(axis=1)
     after = begin + length
     good = (length > 0) & ends[data[after]]
-    # Nibbles, high one first, are the bytes of a number; those behind it go.
-    octets = digits[:, 0:most:2] << 4 | digits[:, 1:most:2] & 15
-    behind = np.minimum(4 * (most - length), 4 * most - 1).astype(np.uint64)
-    value = np.ascontiguousarray(octets).view(f">u{most // 2}")[:, 0].astype(np.uint64) >> behind
-    decimal = np.flatnonzero(~is_hex)
+    value = np.zeros(len(at), np.uint64)
+    if has_hex:
+        # Nibbles, high one first, are the bytes of a number; those behind it go.
+        octets = digits[:, 0:most:2] << 4 | digits[:, 1:most:2] & 15
+        behind = np.minimum(4 * (most - length), 4 * most - 1).astype(np.uint64)
+        value = octets.view(f">u{most // 2}")[:, 0].astype(np.uint64) >> behind
     if len(decimal):
+        of_decimal, digits = length[decimal], digits[decimal]
         number = np.zeros(len(decimal), np.uint64)
-        for column in range(int(length[decimal].max())):
-            inside = column < length[decimal]
-            number = np.where(inside, number * np.uint64(10) + digits[decimal, column], number)
+        for column in range(int(of_decimal.max())):
+            number = np.where(column < of_decimal, number * np.uint64(10) + digits[:, column],
+                              number)
         value[decimal] = number
     return value, after, good
 

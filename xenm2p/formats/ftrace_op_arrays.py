@@ -9,6 +9,7 @@ for each of these lines; others are left to that.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,11 +148,11 @@ def array_ends(lines: Lines) -> I64:
     return np.flatnonzero(lines.data == _CLOSE)
 
 
-def read_calls(lines: Lines, rows: I64, head: Head, closing: I64) -> tuple[
+def read_calls(lines: Lines, rows: I64, head: Head, closing_of: Callable[[], I64]) -> tuple[
         CallArrays | None, I64]:
     """Calls of one head after their hypercall, and the rows to be read one at a time.
 
-    `closing` is `array_ends` of the block.
+    `closing_of` gives `array_ends` of the block.
     """
     assert head.probe is not None
     is_map = head.probe.role is Role.MAP
@@ -185,6 +186,7 @@ def read_calls(lines: Lines, rows: I64, head: Head, closing: I64) -> tuple[
         pointers, at = _raw_array(data, np.minimum(at, ends), b"] page=ARRAY[", wanted, 1,
                                   page_words, good)
     else:
+        closing = closing_of()
         ops, at = _array(data, at, b"op={", wanted, width, good)
         nth = np.searchsorted(closing, at)
         at = closing[np.minimum(nth, len(closing) - 1)] + 1 if len(closing) else at
