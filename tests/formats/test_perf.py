@@ -11,6 +11,7 @@ import pytest
 
 from tests.formats.ftrace_text import Grant, events_of, map_call, read, set_p2m
 from tests.formats.perf_text import as_perf, perf_line, read_perf
+from tests.formats.test_ftrace_calls import as_bytes
 from xenm2p.errors import InputError
 from xenm2p.formats.detect import format_of
 from xenm2p.formats.ftrace import looks_like_perf, read_ftrace
@@ -116,6 +117,17 @@ def test_arrays_of_zeros_name_what_keeps_them() -> None:
     assert "as perf script prints them" in note
     assert "trace.dat" in note
     assert "capture --tool perf" in note
+
+
+def test_formats_that_libtraceevent_fails_to_parse() -> None:
+    """It prints the fields as they are then, arrays as bytes, and so does trace-cmd."""
+    call = as_bytes(map_call(Grant(0x8FE02, 0xBDC01, ref=7)).replace(
+        "(set_foreign_p2m_mapping+0x0/0x300)",
+        "[FAILED TO PARSE] __probe_ip=18446744071578984144"))
+    write = "set_p2m: [FAILED TO PARSE] __probe_ip=18446744071578984144 pfn=589563 mfn=7"
+    trace = read_perf(perf_line(call) + perf_line(write))
+    assert events_of(trace, "pfn", "mfn", "ref") == [
+        ("map", 0x8FE02, 0xBDC01, 7), ("set_p2m", 589563, 7, NO_REF)]
 
 
 def test_text_without_an_event() -> None:
