@@ -122,7 +122,7 @@ def write(draw: st.DrawFn) -> str:
                 task=draw(st.sampled_from(["a-1", "b-2", "<idle>-0"])))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.one_of(scalar_call(), write()), min_size=1, max_size=14))
 def test_fields_of_their_own(lines: list[str]) -> None:
     agrees("".join(lines))

@@ -46,6 +46,7 @@ from xenm2p.trace import I64, U64
 BLOCK_SIZE = 1 << 22
 _SHAPE_LIMIT = 64
 _NAME_LIMIT = 16  # TASK_COMM_LEN
+_WRAPPED, _WRAPPED_END = b'{"type": "printf", "data": "', b'\\n"}'
 _BROKEN_REACH = 1 << 12  # bytes of a line that newlines in a name broke
 _FIELD = re.compile(rb'"(\w{1,40})":("?)(?:-?\d+|0x[0-9a-f]+)("?)[,}]')
 _START = re.compile(rb'\{"time":(\d+),"cpu":(\d+),"pid":(\d+),"probe":"(\w{1,60})"')
@@ -134,6 +135,9 @@ class RecordReader:
         self.last_line_cut = cut < len(rest)
 
     def _take_apart(self, text: bytes, size: int, place: int) -> Iterator[Rows]:
+        if _WRAPPED in text:
+            text = _without_wrapping(text[:size])
+            size, text = len(text), text + bytes(PADDING)
         data = np.frombuffer(text, np.uint8)
         ends = np.flatnonzero(data[:size] == 10)
         starts = np.concatenate([[0], ends[:-1] + 1])
@@ -227,6 +231,21 @@ class RecordReader:
         found = Rows(shape.probe.decode(), rows + place, begun.time[rows], begun.cpu[rows], task,
                      {key: column[good] for key, column in columns.items()})
         return found, among[~np.isin(among, rows, assume_unique=True)]
+
+
+def _without_wrapping(text: bytes) -> bytes:
+    """The lines of objects of ``bpftrace -f json`` that hold nothing but a line of ours.
+
+    Every line stays a line; one with more escapes than quotes and its end is left as it is.
+    """
+    lines = text.split(b"\n")
+    for row, line in enumerate(lines):
+        if line.startswith(_WRAPPED) and line.endswith(_WRAPPED_END):
+            escaped = line[len(_WRAPPED) : -len(_WRAPPED_END)]
+            inner = escaped.replace(b'\\"', b'"')
+            if b"\\" not in inner and escaped.count(b'\\"') == inner.count(b'"'):
+                lines[row] = inner
+    return b"\n".join(lines)
 
 
 def _whole(line: bytes, text: bytes, starts: I64, ends: I64, row: int) -> tuple[bytes, int]:
