@@ -301,6 +301,30 @@ def test_a_capture_says_what_it_could_see(name: str) -> None:
     assert "p2m before the capture (--memory)" in unseen
 
 
+MAPS, UNMAPS = (b"map_refs:", b"set_foreign:"), (b"unmap_refs:", b"clear_foreign:")
+
+
+@pytest.mark.parametrize("name", ["domu-phy-nopersist", "self-phy-persist"])
+@pytest.mark.parametrize("missing", [
+    MAPS, UNMAPS, MAPS + UNMAPS, (b"set_p2m:",), (*MAPS, b"set_p2m:"), (*UNMAPS, b"set_p2m:")])
+def test_a_capture_with_only_some_of_the_probes_has_no_errors(
+    name: str, missing: tuple[bytes, ...]
+) -> None:
+    """What the others would have shown is taken from the writes, or is unsure."""
+    lines = text_of(name).splitlines(keepends=True)
+    left = b"".join(line for line in lines if not any(b" " + probe in line for probe in missing))
+    trace = read_ftrace(io.BytesIO(left), name)
+    segments = list(replay(trace, MODELS["p2m-only-continue"], Options()))
+    facts = Facts.concat([segment.facts for segment in segments])
+    wrong = np.isin(facts.fact, (Fact.DOUBLE_MAP, Fact.UNMAP_NOT_FOREIGN, Fact.MODEL_MISMATCH))
+    assert facts.unknown[wrong].all()
+    counts = sum((segment.counts for segment in segments), Counts())
+    assert counts.writes_agreed == counts.writes_foreign + counts.writes_invalid
+    if b"set_p2m:" not in missing:
+        assert counts.writes_agreed == WHOLE[name].foreign + WHOLE[name].invalid
+        assert (counts.maps, counts.unmaps) == (WHOLE[name].foreign, WHOLE[name].invalid)
+
+
 def test_names_with_blanks_dashes_brackets_and_newlines() -> None:
     names = set(capture("v12-odd-comms").tasks)
     assert {"my disk job-4582", "x-1 [000] 2.0:-4583", "tab\tname-4584", "ünicöde dd-4585",

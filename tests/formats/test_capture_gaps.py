@@ -173,3 +173,18 @@ def test_a_dump_that_is_given_later_is_seen_as_well() -> None:
     assert now_seen(["other"], MEMORY) == ["other"]
     assert now_seen([], SHARES) == []
     assert now_seen(["sees: maps; not: " + MEMORY], MEMORY) == [f"sees: maps, {MEMORY}"]
+
+
+UNWRITTEN = [map_(1)[0], map_(2)[0], unmap(3)[0], unmap(4)[0]]
+
+
+def test_calls_without_writes_where_calls_are_known_to_be_missing() -> None:
+    """Nothing makes the replay sure again, so that one loss is enough."""
+    gaps = with_proven_losses(events_of(UNWRITTEN, []), lacks_calls=True)
+    assert kinds(gaps.events) == ["map", "lost", "map", "unmap", "unmap"]
+
+
+def test_calls_without_writes_that_are_all_there_are_as_they_are() -> None:
+    assert "lost" not in kinds(lossy(UNWRITTEN))
+    whole = with_proven_losses(events_of([UNWRITTEN[0], UNWRITTEN[2]], []), lacks_calls=True)
+    assert "lost" not in kinds(whole.events)

@@ -29,7 +29,7 @@ from tests.formats.test_ftrace_calls import as_bytes
 from tests.formats.test_perf import same_events
 from xenm2p.errors import InputError
 from xenm2p.formats.ftrace import read_ftrace
-from xenm2p.trace import Trace
+from xenm2p.trace import NO_CALL, NO_HANDLE, Trace
 
 CAPTURES = Path(__file__).parent.parent / "data" / "captures"
 FUNCTIONS = {"set_foreign": "set_foreign_p2m_mapping", "map_refs": "gnttab_map_refs",
@@ -155,4 +155,6 @@ def test_an_unmap_borrows_the_pages_of_the_line_before() -> None:
     done = "clear_foreign: (clear_foreign_p2m_mapping+0x0/0x160) count=2"
     text = line(refs) + line(done) + line(refs) + line(done)
     assert events_of(read(text), "pfn", "handle", "call") == [
-        ("unmap", 5, 994, 0), ("unmap", 6, 995, 0), ("unmap", 5, 994, 1), ("unmap", 6, 995, 1)]
+        ("unmap", 5, 994, 0), ("unmap", 6, 995, 0),
+        ("lost", INVALID, NO_HANDLE, NO_CALL),  # the maps between are not in the capture
+        ("unmap", 5, 994, 1), ("unmap", 6, 995, 1)]

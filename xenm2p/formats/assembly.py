@@ -98,6 +98,7 @@ class _Assembly:
     found: Capture
     memory: Runs | None
     vmemmap_base: int | None
+    _lacks_calls: bool = False  # or pages of calls
 
     def trace(self) -> Trace:
         """The trace, with notes on what the capture cannot show."""
@@ -117,12 +118,12 @@ class _Assembly:
                 add_calls(line, self.found.calls, writes, found, refs_unmap), notes)
             self._weigh(evidence, found, writes)
             write_call = found.write_call
+            left = ~explained & ~np.isin(writes.values[0], writes.values[0][found.is_mark])
         else:
-            explained = add_from_writes(line, writes, self._foreign_before(writes))
+            left = np.ones(len(writes), np.bool_)
+            explained = ~left
             write_call = np.full(len(writes), NO_CALL, np.int64)
-            if len(writes):
-                notes.append("no map or unmap call was captured: FOREIGN writes are taken as "
-                             "maps, the next write of their page as its unmap")
+        explained |= self._add_lacking(line, writes, left, notes)
         add_writes(line, writes, write_call, explained)
         add_grants(line, without_inner(self.found.seen.of(Role.GRANT, 4), idle, 3),
                    without_inner(self.found.seen.of(Role.END_GRANT, 1), idle, 1))
@@ -133,7 +134,8 @@ class _Assembly:
         unlocks = without_inner(self.found.seen.of(Role.UNLOCK, 1), idle, 1)
         add_locks(line, Kind.UNLOCK_PAGE, unlocks, *at.pfns(unlocks.values[0]))
         gaps = with_proven_losses(
-            finish(line.events(), self.found.calls if len(self.found.calls.place) else None))
+            finish(line.events(), self.found.calls if len(self.found.calls.place) else None),
+            lacks_calls=self._lacks_calls)
         events = gaps.events
         runs = self._memory(events, bool(len(writes)), notes)
         kernel, why = conclude(evidence)
@@ -162,6 +164,26 @@ class _Assembly:
             notes.append(f"a struct page has {at.size} bytes here, as the p2m writes show, "
                          f"not {usual.size}")
         return at
+
+    def _add_lacking(self, line: Timeline, writes: Sightings, left: Mask,
+                     notes: list[str]) -> Mask:
+        """Maps, unmaps or both from the writes, where no such call is in the capture.
+
+        Returns which writes are explained so.
+        """
+        is_map = self.found.calls.is_map
+        lacking = [name for name, is_seen in (("map", is_map.any()), ("unmap", (~is_map).any()))
+                   if not is_seen]
+        self._lacks_calls = self._lacks_calls or bool(lacking)
+        found = add_from_writes(line, writes, self._foreign_before(writes), left,
+                                maps="map" in lacking, unmaps="unmap" in lacking)
+        if len(lacking) == 2 and len(writes):
+            notes.append("no map or unmap call was captured: FOREIGN writes are taken as "
+                         "maps, the next write of their page as its unmap")
+        elif found.any():
+            notes.append(f"no {lacking[0]} call was captured: its pages are taken from the p2m "
+                         "writes")
+        return found
 
     def _add_losses(self, line: Timeline) -> int:
         """`lost` events, from the marks that tracers leave; returns how many there are."""
@@ -227,6 +249,7 @@ class _Assembly:
                       for name in ("start", "value", "count")))
 
     def _call_notes(self, left: CallEvents, notes: list[str]) -> None:
+        self._lacks_calls = left.without_page > 0
         if self.found.blank_arrays:
             notes.append(
                 f"{self.found.blank_arrays} calls have arrays of zeros only, as "

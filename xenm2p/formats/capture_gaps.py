@@ -30,13 +30,18 @@ class Gaps:
     writes: int
 
 
-def with_proven_losses(events: Events) -> Gaps:
+def with_proven_losses(events: Events, *, lacks_calls: bool = False) -> Gaps:
     """The events with a `lost` (no count, no cpu) before each call that proves one.
 
+    `lacks_calls`: maps, unmaps or pages of theirs are known not to be in the capture. Where
+    it has no p2m writes either, one `lost` stands before the first call that shows it.
     The events are in their order and have their call numbers. Memory is a few times that
     of the events' p2m writes.
     """
     at, writes = _proofs(events)
+    is_write = (events.kind == Kind.P2M_WRITE) | (events.kind == Kind.SET_P2M)
+    if lacks_calls and not is_write.any():
+        at = _contradictions(events)[:1]
     if not len(at):
         return Gaps(events, 0, writes)
     lost = Events.from_columns(len(at), kind=np.full(len(at), Kind.LOST, np.uint8),
@@ -69,6 +74,16 @@ def _proofs(events: Events) -> tuple[I64, int]:
         orphans = orphans[:0]
     at = np.concatenate([at, orphans, _about_unwritten(events)])
     return np.unique(at), int(is_odd.sum())
+
+
+def _contradictions(events: Events) -> I64:
+    """Where calls begin that map a mapped page, or unmap an unmapped one; ascending."""
+    rows = np.flatnonzero((events.kind <= Kind.UNMAP) & (events.status == 0))
+    order = rows[np.lexsort((rows, events.pfn[rows]))]
+    before, after = order[:-1], order[1:]
+    is_odd = (events.pfn[before] == events.pfn[after]) & (
+        events.kind[before] == events.kind[after])
+    return np.sort(_first_of_call(events, before[is_odd], after[is_odd]))
 
 
 def _about_unwritten(events: Events) -> I64:

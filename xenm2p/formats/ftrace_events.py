@@ -196,23 +196,27 @@ def _shared_domid(calls: CallTable) -> I64:
     return np.where(low == high, low, absent)
 
 
-def add_from_writes(line: Timeline, writes: Sightings, foreign_before: Mask) -> Mask:
-    """`map` and `unmap` events of a capture that has p2m writes and no calls.
+def add_from_writes(line: Timeline, writes: Sightings, foreign_before: Mask, left: Mask,
+                    *, maps: bool, unmaps: bool) -> Mask:
+    """`map` and `unmap` events of a capture that has p2m writes and no calls, or of one sort.
 
     `foreign_before` says of each write whether its page, if this is its first write, is
-    foreign already. Returns which writes are explained so.
+    foreign already; `left` which writes may be of such an event; `maps` and `unmaps` which
+    calls the capture lacks. Returns which writes are explained so.
     """
     pfn, entry = writes.values
-    is_map = is_foreign_entry(entry)
+    is_foreign = is_foreign_entry(entry)
     order = np.lexsort((writes.place, pfn))
     was_foreign = foreign_before.copy()
     same_page = pfn[order][1:] == pfn[order][:-1]
-    was_foreign[order[1:]] = np.where(same_page, is_map[order[:-1]], foreign_before[order[1:]])
-    line.add(Kind.UNMAP, writes.place[was_foreign], _FIRST, pfn=pfn[was_foreign],
-             **_seen(writes, was_foreign))
+    was_foreign[order[1:]] = np.where(
+        same_page, is_foreign[order[:-1]], foreign_before[order[1:]])
+    is_map, is_unmap = is_foreign & left & maps, was_foreign & left & unmaps
+    line.add(Kind.UNMAP, writes.place[is_unmap], _FIRST, pfn=pfn[is_unmap],
+             **_seen(writes, is_unmap))
     line.add(Kind.MAP, writes.place[is_map], _SECOND, pfn=pfn[is_map],
              mfn=entry[is_map] & np.uint64(~FOREIGN & INVALID), **_seen(writes, is_map))
-    return is_map | was_foreign
+    return is_map | is_unmap
 
 
 def add_losses(line: Timeline, place: I64, cpu: I64, count: I64) -> None:
