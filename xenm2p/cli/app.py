@@ -26,6 +26,7 @@ from xenm2p.errors import EXIT_CLEAN, EXIT_INTERRUPTED, OutputError, XenM2PError
 # one-line help stands here so that `xenm2p --help` imports no command.
 COMMANDS = {
     "replay": "Replay a trace: summary, collisions, findings.",
+    "explain": "Tell the story of a finding, event, page, frame or grant.",
     "bisect": "Say which kernel brings a finding in, which cures it.",
     "reduce": "Write the smallest part of a trace that shows a finding.",
     "export": "Write one table of a replay in any format.",

@@ -30,7 +30,7 @@ from xenm2p.trace import KINDS
 EXIT_STATUS = (
     ("0", "Clean: no finding of at least --fail-on."),
     ("1", "Findings of at least --fail-on (replay), what was asked for is there (bisect) or not "
-          "(reduce), or what was compared differs (check)."),
+          "(reduce, explain), or what was compared differs (check, diff)."),
     ("2", "The command line makes no sense."),
     ("3", "Input that cannot be read, or output that cannot be written."),
     ("4", "Events were lost or a file ended early, and --strict asked to be told."),

@@ -336,6 +336,11 @@ def _frames(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int,
     return span
 
 
+def frame(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """An option's value as one frame number; None for none."""
+    return None if value is None else _number(ctx, param, value)
+
+
 def _name(ctx: click.Context, param: click.Parameter, text: str) -> str:
     return text
 

@@ -58,7 +58,7 @@ def reduce_command(
       xenm2p reduce --finding XM302@1207 --renumber trace.txt | xenm2p replay -
     """
     from xenm2p.cli.output import binary_output, check_writable
-    from xenm2p.cli.session import open_session, request_of
+    from xenm2p.cli.session import findings_in, open_session, request_of
     from xenm2p.compare.reduce import first_target
     from xenm2p.findings.wanted import Wanted
     from xenm2p.formats.yaml_write import write_yaml
@@ -74,7 +74,7 @@ def reduce_command(
         raise click.UsageError(f"--not-under {model.name} is the model of the replay itself")
     target = first_target(wanted, session.segments(details=False), model)
     if target is None:
-        say(f"{trace}: no {wanted} under {model.name}; {_what_there_is(session)}")
+        say(f"{trace}: no {wanted} under {model.name}; {findings_in(session)}")
         return EXIT_FINDINGS
     reducer = _reducer(session, target, others)
     for other in others:
@@ -116,17 +116,6 @@ def _replay(session: Session, traced: KernelModel | None, engine: str) -> Replay
             assume_dio=session.request.assume_dio, judge_writes=judged, details=False))
 
     return run
-
-
-def _what_there_is(session: Session) -> str:
-    """Which findings the trace has, for one who asked for another."""
-    from xenm2p.findings import Tally
-
-    tally = Tally(session.heading.model)
-    for segment in session.segments(details=False):
-        tally.add_segment(segment)
-    found = [f"{rule.id} ({sum(tally.of_rule(rule).values())})" for rule in tally.rules()]
-    return f"found: {', '.join(found)}" if found else "it has no findings"
 
 
 def _renumbered(reducer: Reducer, reduced: Trace, name: str) -> Trace:

@@ -199,6 +199,7 @@ def _commands(session: Session, filters: Filters) -> dict[str, list[str]]:
     named = ["--", name] if name.startswith("-") else [name]
     replayed = [*session.request.arguments(), *filters, named]
     return {
+        "story": command_line(["xenm2p", "explain"], *session.request.arguments(), named),
         "findings": command_line(["xenm2p", "export", "-t", "findings"], *replayed),
         "events": command_line(["xenm2p", "replay", "--events"], *replayed),
     }

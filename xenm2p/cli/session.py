@@ -13,6 +13,8 @@ from xenm2p.cli.progress import with_progress
 from xenm2p.compare.agreement import JUDGING, Agreement, agreement_of, choose
 from xenm2p.engine.replay import Fact, Options, Segment
 from xenm2p.errors import EXIT_LOSSY, UsageError
+from xenm2p.findings import Tally
+from xenm2p.findings.wanted import Wanted
 from xenm2p.formats.binary_reader import Loss
 from xenm2p.formats.capture_gaps import what_is_seen
 from xenm2p.formats.detect import read_trace
@@ -130,6 +132,27 @@ def sessions_under(name: str, request: ReplayRequest) -> Iterator[Session]:
     for model in MODELS.values():
         one = replace(request, kernel=model.name)
         yield Session(one, heading_of(name, trace, one), trace, Selection(), losses)
+
+
+def findings_in(session: Session) -> str:
+    """Which findings a replay has, for one who asked for another."""
+    tally = _tally_of(session)
+    found = [f"{rule.id} ({sum(tally.of_rule(rule).values())})" for rule in tally.rules()]
+    return f"found: {', '.join(found)}" if found else "it has no findings"
+
+
+def worst_finding(session: Session) -> Wanted | None:
+    """The rule of the worst findings, of equals the first by id; None where there are none."""
+    tally = _tally_of(session)
+    rules = [rule for rule in tally.rules() if tally.worst in tally.of_rule(rule)]
+    return Wanted(rules[0]) if rules else None
+
+
+def _tally_of(session: Session) -> Tally:
+    tally = Tally(session.heading.model, keep=0)
+    for segment in session.segments(details=False):
+        tally.add_segment(segment)
+    return tally
 
 
 def check_kernels(request: ReplayRequest) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xenm2p.trace import (
     FRAME_MASK,
@@ -14,11 +15,12 @@ from xenm2p.trace import (
     NO_CALL,
     NO_REF,
     U64,
-    Column,
     Events,
     Kind,
     Trace,
 )
+
+Mask = NDArray[np.bool_]
 
 _LARGEST = np.uint64(INVALID)
 
@@ -63,9 +65,9 @@ class _Touched:
         self._refs = np.zeros(0, np.uint32)
         self._with_losses = False
 
-    def has(self, events: Events, first: int) -> Column:
+    def has(self, events: Events, first: int) -> Mask:
         """Which of the events, numbered from `first`, are chosen."""
-        chosen = np.isin(events.pfn, self._pages) | np.isin(_stripped(events), self._frames)
+        chosen = touches(events, self._pages, self._frames)
         proof = self._proof[(self._proof >= first) & (self._proof < first + len(events))]
         chosen[proof - first] = True
         if self._with_losses:
@@ -85,6 +87,13 @@ class _Touched:
         self._with_losses = True
 
 
+def touches(events: Events, pages: U64, frames: U64) -> Mask:
+    """Which events are on one of `pages` or name one of `frames`, p2m entries included."""
+    touched: Mask = np.isin(events.pfn, pages)
+    touched |= np.isin(_stripped(events), frames)
+    return touched
+
+
 def _known(numbers: U64) -> U64:
     return np.unique(numbers[numbers != _LARGEST])
 
@@ -95,10 +104,10 @@ def _stripped(events: Events) -> U64:
     return frames
 
 
-def _gathered(trace: Trace, choose: object) -> tuple[Events, I64]:
+def _gathered(trace: Trace, choose: Callable[[Events, int], Mask]) -> tuple[Events, I64]:
     parts, numbers, first = [], [np.zeros(0, np.int64)], 0
     for events in trace.chunks():
-        rows = np.flatnonzero(choose(events, first))  # type: ignore[operator]
+        rows = np.flatnonzero(choose(events, first))
         if len(rows):
             parts.append(events.rows(rows))
             numbers.append(rows + first)

@@ -21,7 +21,7 @@ from xenm2p.findings.judge import findings_of, proving_events
 from xenm2p.findings.rule import Findings
 from xenm2p.findings.wanted import Wanted
 from xenm2p.kernels import KernelModel
-from xenm2p.trace import I64, U64, Events, Trace
+from xenm2p.trace import I64, INVALID, U64, Events, Trace
 
 # Replays a trace under a model; the options are the caller's.
 Replay = Callable[[Trace, KernelModel], Iterator[Segment]]
@@ -47,6 +47,23 @@ class Target:
         found = self.findings
         pages = [found.pfn, found.old] if found.rule[0] == LOCK_COLLISION else [found.pfn]
         return np.concatenate(pages)
+
+    @property
+    def known_pages(self) -> U64:
+        """The pages that it is about, without absent ones."""
+        known: U64 = self.pages[self.pages != np.uint64(INVALID)]
+        return known
+
+    @property
+    def frames(self) -> U64:
+        """The frame that it is about, none where it has none."""
+        known: U64 = self.findings.mfn[self.findings.mfn != np.uint64(INVALID)]
+        return known
+
+    @property
+    def proof(self) -> I64:
+        """The events that prove it, ascending."""
+        return np.array(self.events, np.int64)
 
     def in_(self, segments: Iterator[Segment], model: KernelModel, *, any_verdict: bool) -> bool:
         """Whether a replay has it; with `any_verdict` also where its verdict is another."""

@@ -30,11 +30,9 @@ class Wanted:
         Raises UsageError, naming the nearest known rule.
         """
         match = _SPELLING.fullmatch(text)
-        names = {rule.name: rule for rule in RULES.values()} | RULES
-        name = match[1] if match else text
-        found = names.get(name) or names.get(name.upper()) or names.get(name.lower())
+        found = _rule_named(match[1]) if match else None
         if match is None or found is None:
-            raise UsageError(unknown("finding", name, names)
+            raise UsageError(unknown("finding", match[1] if match else text, _names())
                              + "; an event that proves it may follow, as XM101@17")
         return cls(found, int(match[2]) if match[2] else None)
 
@@ -53,3 +51,18 @@ class Wanted:
             some |= column[rows] == self.event
         return np.array([row for row in rows[some].tolist()
                          if self.event in proving_events(findings, row)], np.int64)
+
+
+def is_a_rule(text: str) -> bool:
+    """Whether `text` names a rule, as `Wanted.of` takes it."""
+    match = _SPELLING.fullmatch(text)
+    return match is not None and _rule_named(match[1]) is not None
+
+
+def _names() -> dict[str, Rule]:
+    return {rule.name: rule for rule in RULES.values()} | RULES
+
+
+def _rule_named(name: str) -> Rule | None:
+    names = _names()
+    return names.get(name) or names.get(name.upper()) or names.get(name.lower())

@@ -24,14 +24,17 @@ def screen(
 ) -> Iterator[Block]:
     """The blocks of one replay, complete.
 
-    `more` gives the commands, as lines, that show all findings and all events; where it
-    has none, none is named.
+    `more` gives the commands, as lines, that tell the story of the worst finding and show
+    all findings and all events; where it has none, none is named.
     """
     model = heading.model
     yield Title(f"{heading.name} under {model.name} (Linux {model.versions})")
     yield Items(list(_items(heading, overview, trace)))
     yield from _collisions(overview, trace)
     yield from _findings(overview, Context(trace, model))
+    if len(overview.tally) and overview.selection.everything and "story" in more:
+        yield Lines(["The story of the worst:"])
+        yield Verbatim(more["story"])
     shown = [name for name, is_some in (("findings", len(overview.tally) > 0),
                                         ("events", True)) if is_some and name in more]
     if shown:

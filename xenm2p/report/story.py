@@ -19,22 +19,29 @@ _DETAILS = ("mfn", "pfn", "user", "domid", "ref", "handle", "status", "count", "
 def event_lines(segment: Segment, context: Context, selection: Selection) -> Iterator[str]:
     """The segment's events in order, each followed by its p2m transitions."""
     changes: dict[int, list[dict[str, Any]]] = {}
-    for row in _rows(TRANSITIONS, tables.transitions(segment, context, Selection())):
+    for row in rows_of(TRANSITIONS, tables.transitions(segment, context, Selection())):
         changes.setdefault(row["event"], []).append(row)
-    for event in _rows(EVENTS, tables.events(segment, context, selection)):
-        yield _event(event)
+    for event in rows_of(EVENTS, tables.events(segment, context, selection)):
+        yield event_line(event)
         for change in changes.get(event["event"], ()):
-            bit = f", FOREIGN {change['foreign']}" if change["foreign"] else ""
-            yield (f"{' ' * INDENT}p2m[{change['pfn']}] {change['old']} -> {change['new']} "
-                   f"({change['side']}{bit})")
+            yield change_line(change)
 
 
-def _rows(table: TableSpec, columns: Columns) -> Iterator[dict[str, Any]]:
+def change_line(change: dict[str, Any]) -> str:
+    """One row of table `transitions` as a line below its event."""
+    bit = f", FOREIGN {change['foreign']}" if change["foreign"] else ""
+    return (f"{' ' * INDENT}p2m[{change['pfn']}] {change['old']} -> {change['new']} "
+            f"({change['side']}{bit})")
+
+
+def rows_of(table: TableSpec, columns: Columns) -> Iterator[dict[str, Any]]:
+    """The rows of a table, each as its cells by name."""
     names = [field.name for field in table.fields]
     return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
-def _event(event: dict[str, Any]) -> str:
+def event_line(event: dict[str, Any]) -> str:
+    """One row of table `events` as a line."""
     details = []
     for name in _DETAILS:
         value = event[name]
@@ -42,7 +49,7 @@ def _event(event: dict[str, Any]) -> str:
             details += ["user"] if value else []
         elif value is not None and not (name == "status" and value == 0):
             details.append(f"{name} {value}")
-    text = f"{event['event']:>6} {_seconds(event['time'])} {event['kind']} {' '.join(details)}"
+    text = f"{event['event']:>6} {seconds(event['time'])} {event['kind']} {' '.join(details)}"
     if event["resolved"] is not None:
         text += f" -> {event['resolved']}"
     if event["result"] is not None:
@@ -52,6 +59,7 @@ def _event(event: dict[str, Any]) -> str:
     return text + "".join(f" warns {warning}" for warning in event["warnings"])
 
 
-def _seconds(nanoseconds: int) -> str:
+def seconds(nanoseconds: int) -> str:
+    """A time as seconds with all nine digits."""
     sign = "-" if nanoseconds < 0 else ""
     return f"{sign}{abs(nanoseconds) // 10**9}.{abs(nanoseconds) % 10**9:09d}"
