@@ -165,6 +165,8 @@ while [ "$1" != -o ]; do shift; done
 out=$2
 while [ "$1" != true ]; do shift; done
 "$@" && echo trace.dat >"$out"
+echo 513 >tracefs/buffer_size_kb
+echo 'local [global] counter uptime' >tracefs/trace_clock
 """
 
 
@@ -178,6 +180,7 @@ def test_trace_cmd_records_the_probes_that_are_set(machine: Path) -> None:
     assert "-e filemap:mm_filemap_add_to_page_cache -e pagelock:folio_unlock true" in called
     assert (machine / "out.dat").read_text() == "trace.dat\n"
     lines = (machine / "tracefs" / "kprobe_events").read_text().splitlines()
+    assert (machine / "tracefs" / "buffer_size_kb").read_text() == "7\n"
     assert len(lines) == 14 and lines[7:] == [f"-:{line.split()[0][2:]}" for line in lines[:7]]
     assert (machine / "tracefs" / "trace_clock").read_text() == "local\n"
 

@@ -10,14 +10,17 @@ _PURPOSE = ("It sets kprobes through tracefs and has trace-cmd record them; trac
             "# off whatever else was being traced.")
 
 _CLEANUP = """
+# What trace-cmd changes and leaves so: it is put back where it is other than it was.
+clock() { sed 's/.*\\[\\(.*\\)\\].*/\\1/' "$tracefs/trace_clock"; }
 was_on=$(cat "$tracefs/tracing_on")
 was_kb=$(cat "$tracefs/buffer_size_kb")
-was_clock=$(sed 's/.*\\[\\(.*\\)\\].*/\\1/' "$tracefs/trace_clock")
+was_clock=$(clock)
 cleanup() {
     trap '' INT TERM HUP
-    echo "$was_clock" >"$tracefs/trace_clock"
-    echo "${was_kb%% *}" >"$tracefs/buffer_size_kb"
-    echo "$was_on" >"$tracefs/tracing_on"
+    [ "$(clock)" = "$was_clock" ] || echo "$was_clock" >"$tracefs/trace_clock"
+    [ "$(cat "$tracefs/buffer_size_kb")" = "$was_kb" ] ||
+        echo "${was_kb%% *}" >"$tracefs/buffer_size_kb"
+    [ "$(cat "$tracefs/tracing_on")" = "$was_on" ] || echo "$was_on" >"$tracefs/tracing_on"
     remove_probes
 }
 trap cleanup EXIT
