@@ -28,6 +28,7 @@ COMMANDS = {
     "replay": "Replay a trace: summary, collisions, findings.",
     "explain": "Tell the story of a finding, event, page, frame or grant.",
     "bisect": "Say which kernel brings a finding in, which cures it.",
+    "report": "Write a bug report about a trace.",
     "reduce": "Write the smallest part of a trace that shows a finding.",
     "export": "Write one table of a replay in any format.",
     "info": "Say what is in a trace file.",

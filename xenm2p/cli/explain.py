@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from xenm2p.cli.session import Session
     from xenm2p.compare.reduce import Target
     from xenm2p.engine.steps import Lookup
+    from xenm2p.findings.wanted import Wanted
     from xenm2p.report.explanation import Story
     from xenm2p.report.involved import Involved
     from xenm2p.report.markup import Block
@@ -119,24 +120,30 @@ def _nothing(session: Session, what: str) -> None:
 
 def _finding(session: Session, finding: str | None, limit: int) -> Told | None:
     from xenm2p.cli.session import findings_in, worst_finding
-    from xenm2p.compare.reduce import first_target
     from xenm2p.findings.wanted import Wanted
+
+    wanted = worst_finding(session) if finding is None else Wanted.of(finding)
+    told = None if wanted is None else finding_told(session, wanted, limit)
+    if told is None:
+        _nothing(session, f"no {wanted or 'finding'} under {session.heading.model.name}; "
+                          f"{findings_in(session)}")
+    return told
+
+
+def finding_told(session: Session, wanted: Wanted, limit: int) -> Told | None:
+    """The story of the first finding that is meant, None where there is none."""
+    from xenm2p.compare.reduce import first_target
     from xenm2p.report.explanation import finding_blocks
     from xenm2p.report.involved import Involved
 
-    wanted = worst_finding(session) if finding is None else Wanted.of(finding)
-    model = session.heading.model
-    target = None if wanted is None else first_target(
-        wanted, session.segments(details=False), model)
+    target = first_target(wanted, session.segments(details=False), session.heading.model)
     if target is None:
-        _nothing(session, f"no {wanted or 'finding'} under {model.name}; {findings_in(session)}")
         return None
-    found = target.findings
     involved = Involved(on_pages=target.known_pages, of_frames=target.frames,
                         numbers=target.proof)
     story = _tell(session, involved, frozenset(target.events))
     return story, finding_blocks(
-        found, story.context, story, _lookup_of_finding(session, target), limit)
+        target.findings, story.context, story, _lookup_of_finding(session, target), limit)
 
 
 # Rules that are about an answer of mfn_to_pfn, and the column of the page that it gives.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,21 +75,30 @@ def reduce_command(
     if target is None:
         say(f"{trace}: no {wanted} under {model.name}; {findings_in(session)}")
         return EXIT_FINDINGS
-    reducer = _reducer(session, target, others)
     for other in others:
-        if target.in_(reducer.quick(session.trace, other), other, any_verdict=True):
+        replayed = _reducer(session, target, ()).quick(session.trace, other)
+        if target.in_(replayed, other, any_verdict=True):
             say(f"{trace}: {wanted} is there under {other.name} as well")
             return EXIT_FINDINGS
-    reduced, numbers = reducer.reduce()
+    reduced, numbers, reducer = reduced_to(session, target, wanted, others)
     if renumber:
         reduced = _renumbered(reducer, reduced, trace)
-    reduced.notes = _notes(session, wanted, others, numbers)
     with binary_output(output, force=force) as file:
         write_yaml(reduced, file)
     if not request.quiet:
-        say(f"{trace}: {len(numbers)} of {_events_of(session.trace)} events, after "
+        say(f"{trace}: {len(numbers)} of {session.number_of_events()} events, after "
             f"{reducer.replays} replays")
     return request.exit_status(EXIT_CLEAN, lossy=session.lossy)
+
+
+def reduced_to(
+    session: Session, target: Target, wanted: Wanted, others: Sequence[KernelModel]
+) -> tuple[Trace, I64, Reducer]:
+    """The smallest trace that shows `target`, the event numbers it keeps, and its reducer."""
+    reducer = _reducer(session, target, others)
+    reduced, numbers = reducer.reduce()
+    reduced.notes = _notes(session, wanted, others, numbers)
+    return reduced, numbers, reducer
 
 
 def _reducer(session: Session, target: Target, others: Sequence[KernelModel]) -> Reducer:
@@ -144,7 +152,7 @@ def _notes(
     assumed = " --assume-dio" if session.request.assume_dio else ""
     return [
         f"reduced by xenm2p {__version__} from {_origin(name)}",
-        f"events kept: {listed}{more} of {_events_of(session.trace)}",
+        f"events kept: {listed}{more} of {session.number_of_events()}",
         f"shows {wanted.rule.id} {wanted.rule.name} under {model.name} (Linux {model.versions})"
         f"{absent}: xenm2p replay --kernel {kernel}{assumed}",
     ]
@@ -152,13 +160,8 @@ def _notes(
 
 def _origin(name: str) -> str:
     """The input's name, and what tells its content apart."""
+    from xenm2p.cli.session import digest_of
+
     if name == "-" or not Path(name).is_file():
         return "standard input" if name == "-" else name
-    with Path(name).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else (
-            hashlib.sha256(file.read()))
-    return f"{Path(name).name}, sha256 {digest.hexdigest()}"
-
-
-def _events_of(trace: Trace) -> int:
-    return sum(map(len, trace.chunks())) if trace.length is None else trace.length
+    return f"{Path(name).name}, sha256 {digest_of(name)}"

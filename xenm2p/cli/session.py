@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from xenm2p.cli.options import AUTO
@@ -90,6 +92,11 @@ class Session:
             yield segment
         self.lossy = self.lossy or bool(self.losses)
 
+    def number_of_events(self) -> int:
+        """How many events the trace has; one whose length is not known is read for it."""
+        length = self.trace.length
+        return sum(map(len, self.trace.chunks())) if length is None else length
+
     def header(self, table: str) -> dict[str, Any]:
         """The header object of a machine-readable table."""
         return {"schema": SCHEMA, "table": table, "kernel": self.heading.model.name,
@@ -143,9 +150,8 @@ def findings_in(session: Session) -> str:
 
 def worst_finding(session: Session) -> Wanted | None:
     """The rule of the worst findings, of equals the first by id; None where there are none."""
-    tally = _tally_of(session)
-    rules = [rule for rule in tally.rules() if tally.worst in tally.of_rule(rule)]
-    return Wanted(rules[0]) if rules else None
+    rule = _tally_of(session).worst_rule()
+    return None if rule is None else Wanted(rule)
 
 
 def _tally_of(session: Session) -> Tally:
@@ -153,6 +159,15 @@ def _tally_of(session: Session) -> Tally:
     for segment in session.segments(details=False):
         tally.add_segment(segment)
     return tally
+
+
+def digest_of(name: str) -> str:
+    """The sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with Path(name).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def check_kernels(request: ReplayRequest) -> None:
