@@ -62,6 +62,12 @@ def test_a_base_that_is_none_is_not_taken(base: str) -> None:
     assert trace.events().pfn.tolist() == [0x1000]
 
 
+def test_hits_that_the_kernel_missed_are_noted() -> None:
+    text = HEADER + "# missed: end_access 523\n# missed: set_p2m none\n" + unlock(0)
+    missed = [note for note in read(text).notes if note.startswith("the kernel missed")]
+    assert missed == ["the kernel missed 523 hits of the probe end_access: nothing marks where"]
+
+
 def test_symbols_tell_of_the_kernel_where_nothing_names_it() -> None:
     symbols = "# kallsyms: ffffffff812812b0 T folio_unlock\n"
     text = symbols + line("a", 1, "set_p2m: pfn=0x1 mfn=0x8000000000000002")

@@ -147,6 +147,8 @@ class _Assembly:
             notes.append(f"the p2m writes show that events are missing in {gaps.places} places "
                          "that the tracer did not mark")
         notes.insert(0, sees(events, has_memory=self.memory is not None))
+        notes += [f"the kernel missed {count} hits of the probe {event}: nothing marks where"
+                  for event, count in evidence.missed.items() if count]
         self._line_notes(lost, notes)
         return Trace.of_events(
             events, kernel=kernel, origin=self.found.origin,

@@ -17,18 +17,20 @@ _NAMES_KERNEL = re.compile(
 
 @dataclass(slots=True)
 class Evidence:
-    """What was seen that only some kernels have.
+    """What was seen that only some kernels have, and what else the header says.
 
     `named` is a version the capture's header gives, `vmemmap_base` where it says that the
-    struct pages begin, `functions` those that lines name or the header has from kallsyms,
-    `has_migrate_disable` the flag column of that name, `has_rt_columns` those of kernels
-    with the RT patches; `marks_frontend` says that a call
-    wrote its frontend's entry, `restores_index` that an unmap wrote something other than
-    INVALID, `goes_on` that an unmap call went on after a page that failed.
+    struct pages begin, `missed` how many hits of which probe the kernel missed; `functions`
+    those that lines name or the header has from kallsyms, `has_migrate_disable` the flag
+    column of that name, `has_rt_columns` those of kernels with the RT patches;
+    `marks_frontend` says that a call wrote its frontend's entry, `restores_index` that an
+    unmap wrote something other than INVALID, `goes_on` that an unmap call went on after a
+    page that failed.
     """
 
     named: str | None = None
     vmemmap_base: int | None = None
+    missed: dict[str, int] = field(default_factory=dict)
     functions: set[str] = field(default_factory=set)
     roles: set[Role] = field(default_factory=set)
     has_migrate_disable: bool = False
@@ -46,6 +48,8 @@ class Evidence:
         elif len(words) == 2 and words[0] == "vmemmap_base:":
             base = number_of(words[1].encode())
             self.vmemmap_base = base or None
+        elif len(words) == 3 and words[0] == "missed:":
+            self.missed[words[1]] = number_of(words[2].encode()) or 0
         elif len(words) == 4 and words[0] == "kallsyms:" and words[2] in "tTwW":
             self.functions.add(words[3].partition(".")[0])
         named = _NAMES_KERNEL.fullmatch(text)
