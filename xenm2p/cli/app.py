@@ -30,6 +30,7 @@ COMMANDS = {
     "bisect": "Say which kernel brings a finding in, which cures it.",
     "report": "Write a bug report about a trace.",
     "reduce": "Write the smallest part of a trace that shows a finding.",
+    "diff": "Compare two runs, or one run under two kernels.",
     "export": "Write one table of a replay in any format.",
     "info": "Say what is in a trace file.",
     "check": "Check a trace: damage, losses, against model and hypervisor.",

@@ -358,3 +358,11 @@ class Segment:
     collisions: Collisions
     facts: Facts
     counts: Counts
+
+
+def unreplayed(events: Events, first_event: int) -> Segment:
+    """A segment of events that nothing was made of: its tables are empty."""
+    nothing = np.zeros(len(events), np.uint8)
+    return Segment(
+        first_event, events, nothing, nothing, Resolutions.of([]), Transitions.of([]),
+        Shares.of([]), Locks.of([]), Collisions.of([]), Facts.of([]), Counts())

@@ -100,7 +100,7 @@ def _deciding_events(findings: Findings, segment: Segment, end: int) -> I64:
     if not len(segment.events) or rule == LEAKED_SHARE:
         return np.full(len(findings), end, np.int64)
     if rule == LOCK_COLLISION:
-        return _ends_of_collisions(segment)
+        return ends_of_collisions(segment)
     decided = findings.event.copy()
     # That a change was never written is known when the model's next one of the page comes.
     is_unwritten = (findings.rule == Fact.MODEL_MISMATCH) & (findings.value == 1)
@@ -109,7 +109,7 @@ def _deciding_events(findings: Findings, segment: Segment, end: int) -> I64:
     return np.maximum.accumulate(decided)
 
 
-def _ends_of_collisions(segment: Segment) -> I64:
+def ends_of_collisions(segment: Segment) -> I64:
     """The event of this segment that decided each collision window.
 
     That is the first one here that ends the lock's holding (released, or seen taken again)

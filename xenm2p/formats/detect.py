@@ -187,6 +187,7 @@ _HINTS: tuple[tuple[bytes, str], ...] = (
     (b"\x17\x08Dtracing", "this is a trace-cmd trace.dat; give the output of "
                           "`trace-cmd report -R`"),
     (b"PERFILE2", "this is a perf.data; give the output of `perf script`"),
+    (b'{"schema":', "this is a saved replay; xenm2p diff compares it"),
     (b"# Linux p2m", "this is a p2m dump; give it with --memory, beside the trace"),
     (b"\x03\xf0\x01 ", "this is a file of xentrace, whose grant records name no page and no "
                        "frame; compare a trace with it: `xenm2p check TRACE --against FILE`"),

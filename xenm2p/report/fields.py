@@ -187,6 +187,19 @@ SUMMARY = TableSpec("summary", "one row for the whole replay", (
     _text("sees", "what a capture could and could not see"),
 ))
 
+DIFF = TableSpec("diff", "one row for each thing that differs between two runs", (
+    _word("op", "missing (in A only), inserted (in B only), changed, moved (also among events "
+                "of its own kind) or interleaved (among events of other kinds)"),
+    _word("table", "what it is a row of: events, names, results, transitions, resolutions, "
+                   "collisions, findings, shares, locks or summary"),
+    _text("what", "kinds of the events, id of the finding, and so on"),
+    _number("event_a", "number of the first event in A"),
+    _number("event_b", "number of the first event in B"),
+    _number("count", "how many events, or rows, it stands for"),
+    _text("a", "what A has, in words"),
+    _text("b", "what B has, in words"),
+))
+
 TABLES: dict[str, TableSpec] = {
     spec.name: spec
     for spec in (EVENTS, TRANSITIONS, COLLISIONS, FINDINGS, SHARES, LOCKS, SUMMARY)

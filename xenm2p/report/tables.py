@@ -51,8 +51,8 @@ REASONS = {Result.SKIP_LIST: "list", Result.SKIP_KMAP: "kmap"}
 SET, CLEARED = 1, 2
 FOREIGN_WORDS = {SET: "set", CLEARED: "cleared"}
 
-_RESULT_CELLS = [RESULTS[code] for code in Result]
-_REASON_CELLS = [REASONS.get(code) for code in Result]
+RESULT_CELLS = [RESULTS[code] for code in Result]
+REASON_CELLS = [REASONS.get(code) for code in Result]
 _FOREIGN_CELLS = [FOREIGN_WORDS.get(code) for code in range(3)]
 _SIDE_CELLS = [side.name.lower() for side in Side]
 _VERDICT_CELLS = [verdict.name.lower() for verdict in Verdict]
@@ -60,7 +60,7 @@ _ENDING_CELLS = [ending.name.lower() for ending in Ending]
 _SEVERITY_CELLS = [severity.name.lower() for severity in Severity]
 _FLAG_CELLS = [False, True]
 _KIND_CELLS = [spec.name for spec in KIND_BY_CODE]
-_WARNING_CELLS = [
+WARNING_CELLS = [
     [name for bit, name in WARNING_NAMES.items() if mask & bit]
     for mask in range(1 << len(WARNING_NAMES))
 ]
@@ -137,10 +137,10 @@ def events(segment: Segment, context: Context, selection: Selection) -> Columns:
         spell(rows.kind, _KIND_CELLS),
         spell_frames(rows.pfn, lacks["pfn"]),
         spell_frames(rows.mfn, lacks["mfn"]),
-        spell(segment.result[chosen], _RESULT_CELLS),
-        spell(segment.result[chosen], _REASON_CELLS),
+        spell(segment.result[chosen], RESULT_CELLS),
+        spell(segment.result[chosen], REASON_CELLS),
         spell_frames(resolved, resolved == np.uint64(INVALID)),
-        spell(segment.warnings[chosen], _WARNING_CELLS),
+        spell(segment.warnings[chosen], WARNING_CELLS),
         [None if gone else bool(user)
          for user, gone in zip(rows.user.tolist(), lacks["user"].tolist(), strict=True)],
         numbers_but(rows.domid, no_value["domid"]),
