@@ -42,8 +42,8 @@ def reduce_command(
 ) -> int:
     """Write the smallest part of TRACE that still shows a finding, as a YAML trace.
 
-    Still shows means: under the same kernel model a finding of the same rule and verdict,
-    on the same page and frame. No event of the result can be left out, nor any entry of
+    Still shows means: under the same kernel model the same finding, of the same events,
+    pages, frames and verdict. No event of the result can be left out, nor any entry of
     its initial memory. A comment at its top says where it came from, which events it keeps
     and how to replay it. Options of the original replay, such as --assume-dio and --memory,
     count here as well.
@@ -77,12 +77,12 @@ def reduce_command(
         return EXIT_FINDINGS
     for other in others:
         replayed = _reducer(session, target, ()).quick(session.trace, other)
-        if target.in_(replayed, other, any_verdict=True):
+        if target.in_(replayed, other, target.about):
             say(f"{trace}: {wanted} is there under {other.name} as well")
             return EXIT_FINDINGS
     reduced, numbers, reducer = reduced_to(session, target, wanted, others)
     if renumber:
-        reduced = _renumbered(reducer, reduced, trace)
+        reduced = _renumbered(reducer, reduced, numbers, trace)
     with binary_output(output, force=force) as file:
         write_yaml(reduced, file)
     if not request.quiet:
@@ -126,11 +126,13 @@ def _replay(session: Session, traced: KernelModel | None, engine: str) -> Replay
     return run
 
 
-def _renumbered(reducer: Reducer, reduced: Trace, name: str) -> Trace:
+def _renumbered(reducer: Reducer, reduced: Trace, numbers: I64, name: str) -> Trace:
     from xenm2p.compare.reduce import renumbered
 
-    moved, target = renumbered(reduced, reducer.target)
-    if reducer.holds(moved, target):
+    kept = reducer.target.among(numbers)
+    assert kept is not None, "the reduced trace has the finding"
+    moved, target = renumbered(reduced, kept)
+    if reducer.shows(moved, target):
         return moved
     say(f"{name}: the finding hangs on the numbers themselves: they are kept")
     return reduced

@@ -8,16 +8,17 @@ initial memory. Every step is checked by a replay, so that nothing is taken on t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from xenm2p.compare.closure import Reach, involved_events
 from xenm2p.compare.minimise import minimal, shortest_prefix
 from xenm2p.compare.surroundings import Row, memory_around, runs_of
-from xenm2p.engine.replay import Segment
+from xenm2p.engine.replay import NO_EVENT, Fact, Segment
 from xenm2p.findings.collisions import LOCK_COLLISION
-from xenm2p.findings.judge import findings_of, proving_events
+from xenm2p.findings.judge import findings_of, proving_events, rule_of
 from xenm2p.findings.rule import Findings
 from xenm2p.findings.wanted import Wanted
 from xenm2p.kernels import KernelModel
@@ -26,12 +27,22 @@ from xenm2p.trace import I64, INVALID, U64, Events, Trace
 # Replays a trace under a model; the options are the caller's.
 Replay = Callable[[Trace, KernelModel], Iterator[Segment]]
 
+# The columns of a finding that name events, without which it would be another: a replay of
+# fewer events may well end a collision's window elsewhere.
+EVENTS = ("event", "other", "lock_event")
+# Rules whose `other` is no part of what they are about: the event that happened to decide
+# it, or the last one that was seen before.
+_DECIDED_BY_OTHER = (Fact.MODEL_MISMATCH, Fact.LOST_EVENTS)
+# Rules whose `old` is a page.
+_OLD_IS_PAGE = (LOCK_COLLISION, Fact.GUP_FAST_HAZARD, Fact.LOCAL_ALIAS)
+
 # Above this many events the whole initial memory is given to a replay: to pick it apart
 # would cost more.
 _FEW = 2000
-_GRADES = ("severity", "verdict", "unknown")
 # What a finding is: equal in these columns is the same finding.
-_SAME = ("rule", "severity", "verdict", "pfn", "mfn", "unknown")
+_SAME = ("rule", "severity", "verdict", "unknown", "pfn", "mfn", "old", "new", *EVENTS)
+# What it is about under any model: entries and grades may differ.
+_ABOUT = ("rule", "pfn", "mfn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +76,36 @@ class Target:
         """The events that prove it, ascending."""
         return np.array(self.events, np.int64)
 
-    def in_(self, segments: Iterator[Segment], model: KernelModel, *, any_verdict: bool) -> bool:
-        """Whether a replay has it; with `any_verdict` also where its verdict is another."""
-        names = [name for name in _SAME if not any_verdict or name not in _GRADES]
-        if self.findings.rule[0] == LOCK_COLLISION:
-            names.append("old")  # the share's backend page
+    @property
+    def same(self) -> tuple[str, ...]:
+        """The columns in which another row is the same finding."""
+        if self.findings.rule[0] in _DECIDED_BY_OTHER:
+            return tuple(name for name in _SAME if name != "other")
+        return _SAME
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """The columns in which it is the same finding under another model."""
+        is_collision = self.findings.rule[0] == LOCK_COLLISION
+        return (*_ABOUT, "old") if is_collision else _ABOUT  # the share's backend page
+
+    def among(self, numbers: I64) -> Target | None:
+        """The finding in a trace that has only the events `numbers`, (e,) int64 ascending.
+
+        None where an event is not there without which it would be another finding.
+        """
+        located: dict[str, Any] = {}
+        for name in EVENTS:
+            event = int(getattr(self.findings, name)[0])
+            if event != NO_EVENT and name in self.same:
+                place = int(np.searchsorted(numbers, event))
+                if place == len(numbers) or numbers[place] != event:
+                    return None
+                located[name] = np.array([place], np.int64)
+        return replace(self, findings=replace(self.findings, **located))
+
+    def in_(self, segments: Iterator[Segment], model: KernelModel, names: Sequence[str]) -> bool:
+        """Whether a replay has a finding that is equal in the columns `names`."""
         for segment in segments:
             if not len(segment.facts) and not len(segment.collisions):
                 continue
@@ -80,6 +116,21 @@ class Target:
             if is_same.any():
                 return True
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some events of a trace and their numbers in it, (e,) int64 ascending."""
+
+    events: Events
+    numbers: I64
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def rows(self, where: slice | I64) -> Part:
+        """The part at `where`."""
+        return Part(self.events.rows(where), self.numbers[where])
 
 
 @dataclass(slots=True)
@@ -93,77 +144,74 @@ class Reducer:
     quick: Replay
     exact: Replay
     replays: int = 0
-    _events: Events = field(default_factory=lambda: Events.from_columns(0))
 
-    def holds(self, trace: Trace, target: Target | None = None) -> bool:
-        """Whether the finding is there, and not under the other models."""
-        target = target or self.target
+    def holds(self, part: Part, memory: Sequence[Row] | None = None) -> bool:
+        """Whether `part` has the finding, and not under the other models."""
+        target = self.target.among(part.numbers)
+        return target is not None and self.shows(self.sub_trace(part, memory), target)
+
+    def shows(self, trace: Trace, target: Target) -> bool:
+        """Whether `trace` has `target`, and not under the other models."""
         replay = self.exact if (trace.length or 0) <= _FEW else self.quick
         self.replays += 1
-        if not target.in_(replay(trace, self.model), self.model, any_verdict=False):
+        if not target.in_(replay(trace, self.model), self.model, target.same):
             return False
         for model in self.not_under:
             self.replays += 1
-            if target.in_(replay(trace, model), model, any_verdict=True):
+            if target.in_(replay(trace, model), model, target.about):
                 return False
         return True
 
-    def sub_trace(self, events: Events, memory: Sequence[Row] | None = None) -> Trace:
+    def sub_trace(self, part: Part, memory: Sequence[Row] | None = None) -> Trace:
         """The trace with these events, and with `memory` if given."""
         trace = self.trace
         runs = ((trace.memory, trace.m2p) if memory is None else runs_of(memory))
-        return Trace.of_events(events, kernel=trace.kernel, domain=trace.domain,
+        return Trace.of_events(part.events, kernel=trace.kernel, domain=trace.domain,
                                origin=trace.origin, memory=runs[0], m2p=runs[1],
                                tasks=trace.tasks)
 
     def reduce(self) -> tuple[Trace, I64]:
         """The smallest sub-trace, and the event numbers that it keeps."""
-        events, numbers = self._involved()
-        events, numbers = self._stretch(events, numbers)
-        memory = memory_around(self.trace, events) if len(events) <= _FEW else None
-        if memory is not None and not self.holds(self.sub_trace(events, memory)):
+        part = self._stretch(self._involved())
+        memory = memory_around(self.trace, part.events) if len(part) <= _FEW else None
+        if memory is not None and not self.holds(part, memory):
             memory = None
-        rows = self._fewest(events, range(len(events)), memory)
-        kept = events.rows(np.array(rows, np.int64))
+        kept = self._fewest(part, memory)
         if memory is None:
-            memory = memory_around(self.trace, kept)
-        if not self.holds(self.sub_trace(kept, memory)):
-            return self.sub_trace(kept), numbers[rows]  # it needs more of the memory than that
+            memory = memory_around(self.trace, kept.events)
+        if not self.holds(kept, memory):
+            return self.sub_trace(kept), kept.numbers  # it needs more of the memory than that
         while True:
             memory = self._least_memory(kept, memory)
-            fewer = self._fewest(events, rows, memory)
-            if fewer == rows:
-                return self.sub_trace(kept, memory), numbers[rows]
-            rows = fewer
-            kept = events.rows(np.array(rows, np.int64))
+            fewer = self._fewest(kept, memory)
+            if len(fewer) == len(kept):
+                return self.sub_trace(kept, memory), kept.numbers
+            kept = fewer
 
-    def _involved(self) -> tuple[Events, I64]:
+    def _involved(self) -> Part:
         """The events that touch what the finding is about; wider, where that is not enough."""
         for reach in Reach:
-            found = involved_events(
+            part = Part(*involved_events(
                 self.trace, reach, self.target.pages, self.target.findings.mfn,
-                self.target.events)
-            if self.holds(self.sub_trace(found[0])):
-                return found
+                self.target.events))
+            if self.holds(part):
+                return part
         raise AssertionError("the whole trace has the finding")
 
-    def _stretch(self, events: Events, numbers: I64) -> tuple[Events, I64]:
+    def _stretch(self, part: Part) -> Part:
         """The events from one to another: what comes after, then what comes before, is cut."""
-        end = shortest_prefix(
-            len(events), lambda n: self.holds(self.sub_trace(events.rows(slice(0, n)))))
-        events, numbers = events.rows(slice(0, end)), numbers[:end]
-        size = shortest_prefix(
-            end, lambda n: self.holds(self.sub_trace(events.rows(slice(end - n, end)))))
-        return events.rows(slice(end - size, end)), numbers[end - size:]
+        end = shortest_prefix(len(part), lambda n: self.holds(part.rows(slice(0, n))))
+        part = part.rows(slice(0, end))
+        size = shortest_prefix(end, lambda n: self.holds(part.rows(slice(end - n, end))))
+        return part.rows(slice(end - size, end))
 
-    def _least_memory(self, kept: Events, memory: Sequence[Row]) -> list[Row]:
-        return minimal(memory, lambda some: self.holds(self.sub_trace(kept, some)))
+    def _least_memory(self, kept: Part, memory: Sequence[Row]) -> list[Row]:
+        return minimal(memory, lambda some: self.holds(kept, some))
 
-    def _fewest(
-        self, events: Events, rows: Sequence[int], memory: Sequence[Row] | None
-    ) -> list[int]:
-        return minimal(rows, lambda some: self.holds(
-            self.sub_trace(events.rows(np.array(some, np.int64)), memory)))
+    def _fewest(self, part: Part, memory: Sequence[Row] | None) -> Part:
+        rows = minimal(range(len(part)), lambda some: self.holds(
+            part.rows(np.array(some, np.int64)), memory))
+        return part.rows(np.array(rows, np.int64))
 
 
 def first_target(
@@ -183,15 +231,22 @@ def first_target(
 def renumbered(trace: Trace, target: Target) -> tuple[Trace, Target]:
     """The trace with small pages, frames, refs, handles, calls and times, in order of use.
 
-    Equal numbers stay equal and different ones different; F and I bits stay. Whether the
-    finding is still there is for the caller to check: the override list hashes frames.
+    Equal numbers stay equal and different ones different; F and I bits stay. `target` is
+    the finding in `trace`, as `Target.among` gives it. Whether it is still there is for the
+    caller to check: the override list hashes frames.
     """
     from xenm2p.compare.renumber import Renumbering
 
     numbers = Renumbering.of(trace)
     found = target.findings
-    is_collision = found.rule[0] == LOCK_COLLISION
+    rule = rule_of(found, 0)
+    old, new = found.old, found.new
+    if rule.number in _OLD_IS_PAGE:
+        old = numbers.pages(old)
+    elif "old" in rule.entries:
+        old = numbers.frames(old)
+    if "new" in rule.entries:
+        new = numbers.frames(new)
     moved = replace(
-        found, pfn=numbers.pages(found.pfn), mfn=numbers.frames(found.mfn),
-        old=numbers.pages(found.old) if is_collision else found.old)
+        found, pfn=numbers.pages(found.pfn), mfn=numbers.frames(found.mfn), old=old, new=new)
     return numbers.trace(trace), Target(moved, ())
