@@ -23,7 +23,7 @@ from xenm2p.compare.anchors import (
 from xenm2p.compare.ends import common_ends, one_move, place_of_gap
 from xenm2p.compare.lanes import Lanes, Side
 from xenm2p.compare.moves import moved_pairs
-from xenm2p.compare.stories import LEVELS, RUNS, Index, Mask, Stories, stir
+from xenm2p.compare.stories import LEVELS, RUNS, STRICT, Index, Mask, Stories, stir
 from xenm2p.trace import I64, U64, Events, Trace
 
 _FOLLOWERS = 8  # events alike in one story that are tried in all pairings
@@ -104,7 +104,7 @@ def _align_stories(a: Run, b: Run, first: int, last: int) -> Alignment:
         partner[len(a) - last:] = np.arange(len(b) - last, len(b))
     lanes = Lanes.of(Side(a.events, stories_a, a.trace.domain),
                      Side(b.events, stories_b, b.trace.domain))
-    _pair_between(partner, stories_a, stories_b, LEVELS[:2])
+    _pair_between(partner, stories_a, stories_b, STRICT)
     lanes.pair(partner, last=False)
     _part_stories(partner, stories_a, stories_b)
     _pair_followers(partner, stories_a, stories_b)

@@ -20,9 +20,11 @@ from xenm2p.trace import FOREIGN, IDENTITY, INVALID, NO_CALL, NO_REF, U64, Colum
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-# How alike two events are, the strictest first: what is around them is alike; how their
-# stories go, to the event; how their stories go; they themselves.
-LEVELS = ("context", "spacing", "shape", "token")
+# How alike two events are, the strictest first: in how their stories go, to the event, and
+# in what is around them; in the first alone; in the second alone; in how their stories go
+# but for what is between; in themselves.
+LEVELS = ("context", "spacing", "around", "shape", "token")
+STRICT = LEVELS[:3]  # those that tell events in a long stream apart
 
 RUNS = (32, 8, 1)  # lengths of the runs of such events that are looked for
 CONTEXT = 8  # events on each side that tell where in the stream an event stands
@@ -94,6 +96,8 @@ class Stories:
                 return stir(self.token) + self.call + self.spacing + self.context
             case "spacing":
                 return stir(self.token) + self.call + self.spacing
+            case "around":
+                return stir(self.token) + self.call + self.context
             case "shape":
                 return stir(self.token) + self.call + self.shape
             case "token":
