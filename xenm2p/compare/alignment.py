@@ -72,7 +72,7 @@ class Alignment:
 
 def align(a: Run, b: Run) -> Alignment:
     """Align two runs. Time is near-linear, memory some 300 bytes an event of both."""
-    first, last = common_ends(a.events, b.events)
+    first, last = common_ends(a.events, a.trace.domain, b.events, b.trace.domain)
     shorter = min(len(a), len(b))
     if first + last >= shorter:
         pairs = _one_gap(a.events, b.events, first, last)

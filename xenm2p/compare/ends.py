@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.compare.identity import names_of, previous_equal, unlike_names
-from xenm2p.compare.stories import Index, Mask, event_tokens
+from xenm2p.compare.identity import attributes_of, names_of, previous_equal, unlike_names
+from xenm2p.compare.stories import Index, Mask, event_tokens, stir
 from xenm2p.trace import INVALID, U64, Events
 
 Pairs = tuple[Index, Index]
@@ -23,21 +23,33 @@ _FEW_EVENTS, _FEW_CHECKS = 1 << 14, 4
 _ABSENT = np.uint64(INVALID)
 
 
-def common_ends(a: Events, b: Events) -> tuple[int, int]:
+def common_ends(a: Events, domain_a: int, b: Events, domain_b: int) -> tuple[int, int]:
     """How many first and how many last events are the same up to renaming.
 
-    Each as many as possible: together they may be more than the shorter run has.
+    Each as many as possible: together they may be more than the shorter run has. The
+    domains are those that the traces are of.
     """
+    marks_a, marks_b = _marks(a, domain_a), _marks(b, domain_b)
     length = min(len(a), len(b))
     first_a, first_b = (each.rows(slice(0, length)) for each in (a, b))
     last_a, last_b = (each.rows(slice(len(each) - length, None)) for each in (a, b))
-    return (_common(first_a, first_b, np.arange(length)),
-            _common(last_a, last_b, np.arange(length)[::-1]))
+    unlike_first = marks_a[:length] != marks_b[:length]
+    unlike_last = marks_a[len(a) - length:] != marks_b[len(b) - length:]
+    return (_common(first_a, first_b, unlike_first, np.arange(length)),
+            _common(last_a, last_b, unlike_last, np.arange(length)[::-1]))
 
 
-def _common(a: Events, b: Events, order: Index) -> int:
+def _marks(events: Events, domain: int) -> U64:
+    """From the token and all attributes of each event."""
+    marks = stir(event_tokens(events))
+    for _, column in attributes_of(events, domain):
+        marks = stir(marks + column.astype(np.uint64))
+    return marks
+
+
+def _common(a: Events, b: Events, unlike: Mask, order: Index) -> int:
     """How many events in `order` are the same up to renaming, before one that is not."""
-    unlike = event_tokens(a) != event_tokens(b)
+    unlike = unlike.copy()
     for (_, of_a), (_, of_b) in zip(names_of(a), names_of(b), strict=True):
         unlike |= (of_a == _ABSENT) != (of_b == _ABSENT)
         unlike |= previous_equal(of_a, order) != previous_equal(of_b, order)

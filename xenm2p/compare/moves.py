@@ -12,13 +12,12 @@ from xenm2p.trace import U64
 WHOLE = 0
 # The less of an event is compared, the longer a run must be to be no accident; where little
 # is left, a short one is none either.
-_LENGTHS = {"context": (WHOLE, 32, 8, 1), "spacing": (WHOLE, 32, 8),
-            "around": (WHOLE, 32, 8), "shape": (WHOLE, 32),
-            "token": (WHOLE,)}
+_LENGTHS = {"context": (WHOLE, 32, 8), "spacing": (WHOLE, 32), "around": (WHOLE, 32),
+            "shape": (WHOLE,), "token": (WHOLE,)}
 _LENGTHS_OF_FEW = {"context": (WHOLE, 8, 1), "spacing": (WHOLE, 8, 2, 1),
                    "around": (WHOLE, 8, 2, 1),
                    "shape": (WHOLE, 8, 2, 1), "token": (WHOLE, 8, 2, 1)}
-_SHORTEST_WHOLE = {"context": 1, "spacing": 8, "around": 8, "shape": 32, "token": 32}
+_SHORTEST_WHOLE = {"context": 8, "spacing": 32, "around": 32, "shape": 32, "token": 32}
 _FEW = 64
 
 
