@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xenm2p.compare.stories import Index, Mask, event_tokens
-from xenm2p.trace import COLUMNS, FOREIGN, INVALID, U64, Column, Events, Kind
+from xenm2p.trace import COLUMNS, FOREIGN, INVALID, NO_DOMID, U64, Column, Events, Kind
 
 # What is renamed, in the words of a report. The processor is not compared at all: which one
 # an event ran on is the scheduler's choice.
@@ -60,7 +60,10 @@ def unlike_attributes(
     """For matched events, row by row: which differ in each of `ATTRIBUTES`."""
     for (name, column_a), (_, column_b) in zip(
             attributes_of(a, domain_a), attributes_of(b, domain_b), strict=True):
-        yield name, column_a != column_b
+        unlike: Mask = column_a != column_b
+        if name == "own_domain":  # a domain that one capture does not show is no other
+            unlike = unlike & (a.domid != NO_DOMID) & (b.domid != NO_DOMID)
+        yield name, unlike
 
 
 def unlike_kinds(a: Events, b: Events) -> Mask:
