@@ -28,7 +28,7 @@ def test_the_comment_says_where_it_is_from(xenm2p: Run, deadlock: Path) -> None:
     comments = [line for line in out.splitlines() if line.startswith("#")]
     assert deadlock.name in comments[0] and "sha256 " in comments[0]
     assert "events kept: 0, 1, 2 of 5" in comments[1]
-    assert "not under local-foreign: xenm2p replay --kernel 2.6.38" in comments[2]
+    assert "not under local-foreign: xenm2p replay --kernel 3.4.5" in comments[2]
     assert str(deadlock.parent) not in "".join(comments)
 
 
@@ -45,7 +45,7 @@ def test_options_of_the_replay_count(xenm2p: Run, tmp_path: Path) -> None:
     prone.write_text("".join(line for line in DEADLOCK.splitlines(keepends=True)
                              if "dio_read" not in line))
     out = xenm2p("reduce", "--finding", "XM101", "--assume-dio", prone).out
-    assert "xenm2p replay --kernel 2.6.38 --assume-dio" in out
+    assert "xenm2p replay --kernel 3.4.5 --assume-dio" in out
     assert "1 deadlock" in xenm2p("replay", "--assume-dio", "-", stdin=out).out
 
 

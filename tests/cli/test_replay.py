@@ -49,7 +49,7 @@ def test_another_kernel_than_the_traced_one_is_called_a_what_if(
 
 def test_says_when_nothing_names_a_kernel(xenm2p: Run) -> None:
     done = xenm2p("replay", "-", stdin=DEADLOCK.replace('kernel: "3.4.5"\n', ""))
-    assert "- under local-foreign" in done.out
+    assert "standard input under local-foreign" in done.out
     assert "neither the trace nor --kernel names a kernel" in " ".join(done.out.split())
 
 

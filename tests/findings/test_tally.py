@@ -63,3 +63,8 @@ def test_a_tally_agrees_with_the_findings_themselves(size):
     assert len(tally) == sum(map(len, found))
     numbers = {number for part in found for number in part.rule.tolist()}
     assert {rule.number for rule in tally.rules()} == numbers
+
+
+def test_the_worst_rules_come_first():
+    tally = tally_of(segment_of([fact(204), fact(203), fact(302), fact(305, unknown=1)]))
+    assert [rule.id for rule in tally.worst_rules()] == ["XM302", "XM203", "XM204", "XM305"]

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from xenm2p.cli.session import Session
     from xenm2p.compare.reduce import Target
     from xenm2p.engine.steps import Lookup
-    from xenm2p.findings.wanted import Wanted
     from xenm2p.report.explanation import Story
     from xenm2p.report.involved import Involved
     from xenm2p.report.markup import Block
@@ -120,25 +119,24 @@ def _nothing(session: Session, what: str) -> None:
 
 def _finding(session: Session, finding: str | None, limit: int) -> Told | None:
     from xenm2p.cli.session import findings_in, worst_finding
+    from xenm2p.compare.reduce import first_target
     from xenm2p.findings.wanted import Wanted
 
-    wanted = worst_finding(session) if finding is None else Wanted.of(finding)
-    told = None if wanted is None else finding_told(session, wanted, limit)
-    if told is None:
-        _nothing(session, f"no {wanted or 'finding'} under {session.heading.model.name}; "
-                          f"{findings_in(session)}")
-    return told
+    model = session.heading.model
+    wanted = None if finding is None else Wanted.of(finding)
+    target = worst_finding(session) if wanted is None else first_target(
+        wanted, session.segments(details=False), model)
+    if target is None:
+        _nothing(session, f"no {wanted or 'finding'} under {model.name}; {findings_in(session)}")
+        return None
+    return finding_told(session, target, limit)
 
 
-def finding_told(session: Session, wanted: Wanted, limit: int) -> Told | None:
-    """The story of the first finding that is meant, None where there is none."""
-    from xenm2p.compare.reduce import first_target
+def finding_told(session: Session, target: Target, limit: int) -> Told:
+    """The story of a finding."""
     from xenm2p.report.explanation import finding_blocks
     from xenm2p.report.involved import Involved
 
-    target = first_target(wanted, session.segments(details=False), session.heading.model)
-    if target is None:
-        return None
     involved = Involved(on_pages=target.known_pages, of_frames=target.frames,
                         numbers=target.proof)
     story = _tell(session, involved, frozenset(target.events))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from xenm2p.cli.session import Session
     from xenm2p.compare.reduce import Reducer, Replay, Target
     from xenm2p.engine.replay import Segment
-    from xenm2p.findings.wanted import Wanted
     from xenm2p.kernels import KernelModel
     from xenm2p.trace import I64, Trace
 
@@ -80,7 +81,7 @@ def reduce_command(
         if target.in_(replayed, other, target.about):
             say(f"{trace}: {wanted} is there under {other.name} as well")
             return EXIT_FINDINGS
-    reduced, numbers, reducer = reduced_to(session, target, wanted, others)
+    reduced, numbers, reducer = reduced_to(session, target, others)
     if renumber:
         reduced = _renumbered(reducer, reduced, numbers, trace)
     with binary_output(output, force=force) as file:
@@ -92,12 +93,12 @@ def reduce_command(
 
 
 def reduced_to(
-    session: Session, target: Target, wanted: Wanted, others: Sequence[KernelModel]
+    session: Session, target: Target, others: Sequence[KernelModel]
 ) -> tuple[Trace, I64, Reducer]:
     """The smallest trace that shows `target`, the event numbers it keeps, and its reducer."""
     reducer = _reducer(session, target, others)
     reduced, numbers = reducer.reduce()
-    reduced.notes = _notes(session, wanted, others, numbers)
+    reduced.notes = _notes(session, target, others, numbers)
     return reduced, numbers, reducer
 
 
@@ -106,7 +107,9 @@ def _reducer(session: Session, target: Target, others: Sequence[KernelModel]) ->
     from xenm2p.compare.reduce import Reducer
 
     traced = traced_model_of(session.heading.name, session.trace, session.request)
-    return Reducer(session.trace, session.heading.model, target, others,
+    # The traced kernel is the header's, which --traced-kernel may have put right.
+    trace = replace(session.trace, kernel=session.request.traced_kernel or session.trace.kernel)
+    return Reducer(trace, session.heading.model, target, others,
                    quick=_replay(session, traced, session.request.engine),
                    exact=_replay(session, traced, "reference"))
 
@@ -138,25 +141,33 @@ def _renumbered(reducer: Reducer, reduced: Trace, numbers: I64, name: str) -> Tr
     return reduced
 
 
+def kernel_of(session: Session) -> str:
+    """What --kernel takes to replay a part of the trace in the same way."""
+    asked, heading = session.request.kernel, session.heading
+    if asked is None and heading.traced_kernel is not None:
+        return heading.traced_kernel
+    return heading.model.first if asked in (None, options.AUTO) else asked
+
+
 def _notes(
-    session: Session, wanted: Wanted, others: Sequence[KernelModel], numbers: I64
+    session: Session, target: Target, others: Sequence[KernelModel], numbers: I64
 ) -> list[str]:
     """Where the reduced trace is from and what it shows."""
     from xenm2p import __version__
+    from xenm2p.findings import rule_of
 
     name, model = session.heading.name, session.heading.model
-    asked = session.request.kernel
-    kernel = model.first if asked in (None, options.AUTO) else asked
     kept = numbers.tolist()
     listed = ", ".join(map(str, kept[:_MOST_NUMBERS]))
     more = f" and {len(kept) - _MOST_NUMBERS} more" if len(kept) > _MOST_NUMBERS else ""
     absent = "".join(f", not under {other.name}" for other in others)
     assumed = " --assume-dio" if session.request.assume_dio else ""
+    rule = rule_of(target.findings, 0)
     return [
         f"reduced by xenm2p {__version__} from {_origin(name)}",
         f"events kept: {listed}{more} of {session.number_of_events()}",
-        f"shows {wanted.rule.id} {wanted.rule.name} under {model.name} (Linux {model.versions})"
-        f"{absent}: xenm2p replay --kernel {kernel}{assumed}",
+        f"shows {rule.id} {rule.name} under {model.name} (Linux {model.versions})"
+        f"{absent}: xenm2p replay --kernel {shlex.quote(kernel_of(session))}{assumed}",
     ]
 
 

@@ -14,9 +14,10 @@ from xenm2p.report.formats import MARKUPS
 
 if TYPE_CHECKING:
     from xenm2p.cli.session import Session
-    from xenm2p.findings.wanted import Wanted
+    from xenm2p.compare.reduce import Target
     from xenm2p.report.bugreport import Input, Reduced
 
+MOST_TOLD = 3  # findings, the worst of each rule, that are told in detail
 MOST_REDUCED = 20  # events that a reduced trace may have to stand in a mail
 
 
@@ -38,9 +39,9 @@ def report_command(
 
     It has a subject line, the versions of the program and the kernels, the input with its
     hash, what the capture could and could not see, counts, collisions and findings, the
-    worst of them with its whole story, the kernel change that cures it, the smallest trace
-    that still shows it, and the commands that show all this again. In plain it is ASCII
-    text of at most 72 columns, but for the trace, whose lines must stay whole.
+    stories of the worst of them (one of a rule), the kernel changes that cure them, the
+    smallest trace that still shows the worst, and the commands that show all this again. In
+    plain it is ASCII text of at most 72 columns; the trace can be cut out and replayed.
 
     The exit status is 1 where there are findings of at least --fail-on.
 
@@ -53,8 +54,8 @@ def report_command(
     from xenm2p.cli.explain import finding_told
     from xenm2p.cli.output import check_writable, text_output
     from xenm2p.cli.session import open_session, request_of
+    from xenm2p.compare.reduce import Target
     from xenm2p.findings import Severity
-    from xenm2p.findings.wanted import Wanted
     from xenm2p.report.bugreport import bug_report
     from xenm2p.report.markup import render
     from xenm2p.report.overview import Overview
@@ -66,16 +67,16 @@ def report_command(
     overview = Overview(session.heading.model, session.selection)
     for segment in session.segments(details=False):
         overview.add(segment)
-    worst = overview.tally.worst_rule()
-    wanted = None if worst is None else Wanted(worst)
-    told = None if wanted is None else finding_told(session, wanted, limit=12)
+    worst = [Target.of(overview.tally.first_of(rule), 0)
+             for rule in overview.tally.worst_rules()[:MOST_TOLD]]
+    told = [block for place, target in enumerate(worst)
+            for block in finding_told(session, target, 4 if place else 12)[1]]
     if not session.request.quiet:
         markup = MARKUPS[format_]
         blocks = bug_report(
             session.heading, overview, session.trace, _input(trace),
-            () if told is None else told[1],
-            _reduced(session, wanted) if reduces and wanted is not None else None,
-            _commands(session, wanted))
+            told, _reduced(session, worst[0]) if reduces and worst else None,
+            _commands(session, worst[0] if worst else None))
         with text_output(output, force=force) as out:
             out.write(markup.opening + render(markup, blocks) + markup.closing)
     has_failed = fail_on != options.NEVER and worst_is_at_least(
@@ -92,30 +93,28 @@ def _input(name: str) -> Input:
     return Input(name, Path(name).stat().st_size, digest_of(name))
 
 
-def _reduced(session: Session, wanted: Wanted) -> Reduced | None:
+def _reduced(session: Session, target: Target) -> Reduced | None:
     """The worst finding's smallest trace, None where it is too large for a mail."""
-    from xenm2p.cli.reduce import reduced_to
+    from xenm2p.cli.reduce import kernel_of, reduced_to
     from xenm2p.cli.session import command_line
-    from xenm2p.compare.reduce import first_target
     from xenm2p.formats.yaml_write import write_yaml
     from xenm2p.report.bugreport import Reduced
 
-    target = first_target(wanted, session.segments(details=False), session.heading.model)
-    assert target is not None, "the replay before had it"
-    small, numbers, _ = reduced_to(session, target, wanted, ())
+    small, numbers, _ = reduced_to(session, target, ())
     if len(numbers) > MOST_REDUCED:
         return None
     text = io.BytesIO()
     write_yaml(small, text)
     lines = text.getvalue().decode().splitlines()
-    kernel = session.request.kernel or session.heading.model.first
-    assumed = ["--assume-dio"] * session.request.assume_dio
+    kernel = kernel_of(session)
+    assumed = [["--assume-dio"]] * session.request.assume_dio
     return Reduced([line for line in lines if not line.startswith("#")], len(numbers),
                    session.number_of_events(),
-                   command_line(["xenm2p", "replay", "--kernel", kernel, *assumed, "small.yaml"]))
+                   command_line(["xenm2p", "replay"], ["--kernel", kernel], *assumed,
+                                ["small.yaml"]))
 
 
-def _commands(session: Session, wanted: Wanted | None) -> dict[str, list[str]]:
+def _commands(session: Session, worst: Target | None) -> dict[str, list[str]]:
     """The commands that give the same again; none for what came from standard input."""
     from xenm2p.cli.session import command_line
 
@@ -124,9 +123,9 @@ def _commands(session: Session, wanted: Wanted | None) -> dict[str, list[str]]:
         return {}
     replayed = [*session.request.arguments(), ["--", name] if name.startswith("-") else [name]]
     commands = {"To see it again": command_line(["xenm2p", "replay"], *replayed)}
-    if wanted is not None:
-        commands["Its whole story"] = command_line(
-            ["xenm2p", "explain"], *replayed, [str(wanted)])
+    if worst is not None:
+        commands["The worst one's whole story"] = command_line(
+            ["xenm2p", "explain"], *replayed, [str(worst)])
         others = [words for words in replayed if words[0] != "--kernel"]
         commands["Under every kernel"] = command_line(["xenm2p", "bisect"], *others)
     return commands

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xenm2p.cli.options import AUTO
 from xenm2p.cli.progress import with_progress
@@ -16,7 +16,6 @@ from xenm2p.compare.agreement import JUDGING, Agreement, agreement_of, choose
 from xenm2p.engine.replay import Fact, Options, Segment
 from xenm2p.errors import EXIT_LOSSY, UsageError
 from xenm2p.findings import Tally
-from xenm2p.findings.wanted import Wanted
 from xenm2p.formats.binary_reader import Loss
 from xenm2p.formats.capture_gaps import what_is_seen
 from xenm2p.formats.detect import read_trace
@@ -25,6 +24,9 @@ from xenm2p.report.fields import SCHEMA
 from xenm2p.report.overview import Heading
 from xenm2p.report.selection import Point, Selection
 from xenm2p.trace import Trace
+
+if TYPE_CHECKING:
+    from xenm2p.compare.reduce import Target
 
 Engine = Callable[[Trace, KernelModel, Options], Iterator[Segment]]
 
@@ -148,14 +150,17 @@ def findings_in(session: Session) -> str:
     return f"found: {', '.join(found)}" if found else "it has no findings"
 
 
-def worst_finding(session: Session) -> Wanted | None:
-    """The rule of the worst findings, of equals the first by id; None where there are none."""
-    rule = _tally_of(session).worst_rule()
-    return None if rule is None else Wanted(rule)
+def worst_finding(session: Session) -> Target | None:
+    """The worst finding, of equals the first by id and then by event; None without findings."""
+    from xenm2p.compare.reduce import Target
+
+    tally = _tally_of(session, keep=1)
+    rules = tally.worst_rules()
+    return Target.of(tally.first_of(rules[0]), 0) if rules else None
 
 
-def _tally_of(session: Session) -> Tally:
-    tally = Tally(session.heading.model, keep=0)
+def _tally_of(session: Session, *, keep: int = 0) -> Tally:
+    tally = Tally(session.heading.model, keep=keep)
     for segment in session.segments(details=False):
         tally.add_segment(segment)
     return tally

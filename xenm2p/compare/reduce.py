@@ -52,6 +52,15 @@ class Target:
     findings: Findings
     events: tuple[int, ...]
 
+    @classmethod
+    def of(cls, findings: Findings, row: int) -> Target:
+        """The finding in a row."""
+        return cls(findings.rows(slice(row, row + 1)), tuple(proving_events(findings, row)))
+
+    def __str__(self) -> str:
+        """As a user asks for it: ``XM101@17``."""
+        return f"{rule_of(self.findings, 0).id}@{int(self.findings.event[0])}"
+
     @property
     def pages(self) -> U64:
         """The pages that it is about."""
@@ -224,7 +233,7 @@ def first_target(
         found = findings_of(segment, model)
         rows = wanted.rows(found)
         if len(rows):
-            return Target(found.rows(rows[:1]), tuple(proving_events(found, int(rows[0]))))
+            return Target.of(found, int(rows[0]))
     return None
 
 

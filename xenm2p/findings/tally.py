@@ -57,9 +57,9 @@ class Tally:
         """The worst severity that was found, None where there was no finding."""
         return max((severity for _, severity in self.counts), default=None)
 
-    def worst_rule(self) -> Rule | None:
-        """The rule of the worst findings, of equals the first by id; None without findings."""
-        return next((rule for rule in self.rules() if self.worst in self.of_rule(rule)), None)
+    def worst_rules(self) -> list[Rule]:
+        """The rules that found something, the worst first, of equals the first by id."""
+        return sorted(self.rules(), key=lambda rule: -max(self.of_rule(rule)))
 
     def count(self, *, at_least: Severity = Severity.INFO) -> int:
         """How many findings have this severity or a worse one."""

@@ -17,6 +17,10 @@ from xenm2p.report.overview import Heading, Overview
 from xenm2p.report.screen import screen
 from xenm2p.trace import Trace
 
+_FOLDED = 4  # how far in a folded line of YAML goes on
+_LONGEST_WORD = 64
+_SUBJECT_WIDTH = 72
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -50,40 +54,52 @@ def bug_report(
     yield from screen(heading, overview, trace, {})
     worst = list(worst)
     if worst:
-        yield Lines(["The worst finding:"])
+        is_one = sum(isinstance(block, Title) for block in worst) == 1
+        yield Lines(["The worst finding:" if is_one else "The worst findings, one of a rule:"])
         yield from worst
     if reduced is not None:
         count = "1 event" if reduced.events == 1 else f"{reduced.events} events"
-        yield Lines([f"The smallest trace that shows it, {count} of {reduced.of} (save it as "
-                     "small.yaml):"])
-        yield Verbatim(list(reduced.lines))
+        yield Lines([f"The smallest trace that shows the worst, {count} of {reduced.of} (save "
+                     "it as small.yaml):"])
+        yield Verbatim(list(reduced.lines), _FOLDED if _may_fold(reduced.lines) else None)
         yield Verbatim(list(reduced.command))
     for what, lines in commands.items():
         yield Lines([f"{what}:"])
         yield Verbatim(list(lines))
 
 
+def _may_fold(lines: Sequence[str]) -> bool:
+    """Whether YAML lines mean the same when they are broken at blanks.
+
+    A break with its indent is read as one blank, in quotes too; so no two may stand
+    together, and no word may be so long that it would be torn.
+    """
+    texts = [line.lstrip(" ") for line in lines]
+    return not any("  " in text or max(map(len, text.split(" "))) > _LONGEST_WORD
+                   for text in texts)
+
+
 def subject(heading: Heading, overview: Overview) -> str:
-    """One line for the subject of a mail: the worst there is, where, under which kernel."""
-    kernel = (f"Linux {heading.traced_kernel}" if heading.traced_kernel and not heading.what_if
-              and heading.traced_kernel != heading.model.name
-              else f"{heading.model.name}, Linux {heading.model.versions}")
-    deadlocks = overview.verdicts[Verdict.DEADLOCK]
+    """One line for the subject of a mail: the worst there is and under which kernel."""
+    model = heading.model
+    has_own = heading.traced_kernel not in (None, model.name) and not heading.what_if
+    kernel = f"(Linux {heading.traced_kernel if has_own else model.versions})"
+    tally, deadlocks = overview.tally, overview.verdicts[Verdict.DEADLOCK]
+    rules = tally.worst_rules()
+    worst = tally.worst
     if deadlocks:
-        what = f"{deadlocks} page lock {'deadlock' if deadlocks == 1 else 'deadlocks'}"
-    elif not len(overview.tally):
-        what = "no findings"
+        said = [f"{deadlocks} page lock {'deadlock' if deadlocks == 1 else 'deadlocks'}"]
+    elif worst is None:
+        said = ["no findings"]
     else:
-        worst = overview.tally.worst
-        assert worst is not None, "there are findings"
-        rules = [rule for rule in overview.tally.rules()
-                 if worst in overview.tally.of_rule(rule)]
-        count = overview.tally.of_rule(rules[0])[worst]
-        others = f" and {len(rules) - 1} more rules" if len(rules) > 1 else ""
-        what = f"{count} x {rules[0].id} {rules[0].name}{others}"
-        if worst < Severity.ERROR:
-            what += f" ({worst.name.lower()})"
-    return f"xen grant mapping: {what} ({kernel})"
+        grade = "" if worst is Severity.ERROR else f" ({worst.name.lower()})"
+        first = f"{tally.of_rule(rules[0])[worst]} x {rules[0].id} {rules[0].name}{grade}"
+        others = len(tally.rules()) - 1
+        said = [f"{first} and {others} more rule{'s' * (others > 1)}", first] if others else [
+            first]
+    subjects = [f"{about}: {what} {kernel}" for about in ("xen grant mapping", "xen")
+                for what in said]
+    return next((text for text in subjects if len(text) <= _SUBJECT_WIDTH), subjects[-1])
 
 
 def _versions(given: Input) -> Iterator[tuple[str, str]]:

@@ -28,7 +28,8 @@ def screen(
     all findings and all events; where it has none, none is named.
     """
     model = heading.model
-    yield Title(f"{heading.name} under {model.name} (Linux {model.versions})")
+    name = "standard input" if heading.name == "-" else heading.name
+    yield Title(f"{name} under {model.name} (Linux {model.versions})")
     yield Items(list(_items(heading, overview, trace)))
     yield from _collisions(overview, trace)
     yield from _findings(overview, Context(trace, model))
