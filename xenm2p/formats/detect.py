@@ -82,6 +82,20 @@ def _read_binary(opened: BinaryInput, extra: Extra) -> Trace:
     return _with_memory(trace, extra)
 
 
+def _is_tracedat(first: bytes) -> bool:
+    from xenm2p.formats.tracedat import looks_like_tracedat
+
+    return looks_like_tracedat(first)
+
+
+def _read_tracedat(opened: BinaryInput, extra: Extra) -> Trace:
+    from xenm2p.formats.tracedat import read_tracedat
+
+    with opened:
+        return read_tracedat(opened.path or opened.stream, opened.name, memory=extra.memory,
+                             vmemmap_base=extra.vmemmap_base, losses=extra.losses)
+
+
 def _is_ftrace(first: bytes) -> bool:
     from xenm2p.formats.ftrace import looks_like_ftrace
 
@@ -175,6 +189,8 @@ def _with_memory(trace: Trace, extra: Extra) -> Trace:
 
 FORMATS: tuple[TraceFormat, ...] = (
     TraceFormat("xm2p", "a binary trace's first bytes 'xenm2p'", _is_binary, _read_binary),
+    TraceFormat("trace.dat", "trace-cmd's first bytes '\\x17\\x08Dtracing'", _is_tracedat,
+                _read_tracedat),
     TraceFormat("bpftrace", "bpftrace's JSON lines", _is_bpftrace, _read_bpftrace),
     TraceFormat("yaml", "a YAML trace's 'format: xenm2p-trace'", _is_yaml, _read_yaml),
     TraceFormat("ftrace", "ftrace text's header or event lines", _is_ftrace, _read_ftrace,
@@ -184,8 +200,6 @@ FORMATS: tuple[TraceFormat, ...] = (
 
 # Files that people will try, and what to do with them instead.
 _HINTS: tuple[tuple[bytes, str], ...] = (
-    (b"\x17\x08Dtracing", "this is a trace-cmd trace.dat; give the output of "
-                          "`trace-cmd report -R`"),
     (b"PERFILE2", "this is a perf.data; give the output of `perf script`"),
     (b'{"schema":', "this is a saved replay; xenm2p diff compares it"),
     (b"# Linux p2m", "this is a p2m dump; give it with --memory, beside the trace"),
