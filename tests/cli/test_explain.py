@@ -120,3 +120,31 @@ def test_rows_for_programs(xenm2p: Run, deadlock: Path) -> None:
 
 def test_standard_input(xenm2p: Run) -> None:
     assert "deadlock on page 0x1010" in xenm2p("explain", "-", stdin=DEADLOCK).out
+
+
+CYCLE = Path(__file__).parents[2] / "traces" / "lock-cycle.yaml"
+
+
+def test_a_cycle_is_drawn_from_the_task_that_closes_it_back_to_it(xenm2p: Run) -> None:
+    done = xenm2p("explain", CYCLE, "XM102")
+    lines = done.out.splitlines()
+    assert done.status == 0
+    assert lines[0] == "XM102 lock-cycle: 4 tasks wait for each other over 4 pages"
+    tasks = [line.split()[0] for line in lines[lines.index("Who waits for whom:") + 2:]
+             if line.endswith(("|", "+")) and "-" in line.split()[0]]
+    assert tasks == ["qemu-988", "mount-1042", "qemu-987", "sync-1100", "qemu-988"]
+    assert max(map(len, lines)) <= 72
+
+
+def test_a_cycle_is_found_by_any_of_its_pages(xenm2p: Run) -> None:
+    for page in ("0x1010", "0x1020", "0x1030", "0x1040", "0x8001"):
+        done = xenm2p("export", "-t", "findings", "-f", "csv", "--pfn", page, CYCLE)
+        assert "XM102" in done.out, page
+    assert "XM102" not in xenm2p("export", "-t", "findings", "--pfn", "0x1050", CYCLE).out
+
+
+def test_a_cycle_reduces_to_its_proof(xenm2p: Run, tmp_path: Path) -> None:
+    small = tmp_path / "small.yaml"
+    assert xenm2p("reduce", "--finding", "XM102", CYCLE, "-o", small).status == 0
+    assert "kind: unmap" not in small.read_text()
+    assert "XM102" in xenm2p("export", "-t", "findings", small).out

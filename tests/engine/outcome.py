@@ -13,6 +13,7 @@ from xenm2p.engine import reference
 from xenm2p.engine.replay import (
     Collisions,
     Counts,
+    Cycles,
     Facts,
     Locks,
     Options,
@@ -43,6 +44,7 @@ class Outcome:
     locks: Locks
     collisions: Collisions
     facts: Facts
+    cycles: Cycles
     findings: Findings
     counts: Counts
 
@@ -59,6 +61,7 @@ class Outcome:
             Locks.concat([part.locks for part in parts]),
             Collisions.concat([part.collisions for part in parts]),
             Facts.concat([part.facts for part in parts]),
+            Cycles.concat([part.cycles for part in parts]),
             Findings.concat([findings_of(part, model) for part in parts]),
             sum((part.counts for part in parts), Counts()),
         )
@@ -72,7 +75,7 @@ class Outcome:
         } | {
             name: rows_of(getattr(self, name))
             for name in ("resolutions", "transitions", "shares", "locks", "collisions",
-                         "facts", "findings")
+                         "facts", "cycles", "findings")
         }
 
     @property

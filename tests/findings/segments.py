@@ -11,6 +11,7 @@ from xenm2p.engine.replay import (
     NO_EVENT,
     Collisions,
     Counts,
+    Cycles,
     Facts,
     Locks,
     Resolutions,
@@ -25,6 +26,9 @@ FACT = {"event": 0, "pfn": 0x8000, "mfn": INVALID, "old": INVALID, "new": INVALI
 COLLISION = {"verdict": 0, "first_event": 0, "last_event": NO_EVENT, "pfn": 0x1010,
              "mfn": 0x50010, "backend_pfn": 0x8000, "map_event": 0, "lock_event": 0,
              "lock_task": NO_TASK, "dio_event": NO_EVENT, "lock_spans_share": 0}
+WAIT = {"event": 0, "waiter": NO_TASK, "holder": NO_TASK, "for_io": 0, "pfn": 0x1010,
+        "lock_event": 0, "mfn": 0x50010, "backend_pfn": 0x8000, "map_event": 0, "dio_event": 0,
+        "unknown": 0}
 SHARE = {"map_event": 0, "end_event": NO_EVENT, "mfn": 0x50010, "pfn": 0x8000,
          "domid": NO_DOMID, "ref": NO_REF, "handle": NO_HANDLE, "user": 1, "first_time": 0,
          "last_time": 0, "ending": 0}
@@ -45,9 +49,15 @@ def share(**cells: int) -> tuple[int, ...]:
     return tuple((SHARE | cells).values())
 
 
+def wait(**cells: int) -> tuple[int, ...]:
+    """A row of `Cycles`."""
+    return tuple((WAIT | cells).values())
+
+
 def segment_of(
     facts: Sequence[Any] = (), collisions: Sequence[Any] = (), shares: Sequence[Any] = (), *,
-    events: Events | None = None, first_event: int = 0, result: list[int] | None = None,
+    cycles: Sequence[Any] = (), events: Events | None = None, first_event: int = 0,
+    result: list[int] | None = None,
 ) -> Segment:
     """A segment with these rows; without `events`, the last one of a trace."""
     events = Events.from_columns(0) if events is None else events
@@ -55,4 +65,5 @@ def segment_of(
     return Segment(
         first_event, events, nothing if result is None else np.array(result, np.uint8),
         nothing, Resolutions.of([]), Transitions.of([]), Shares.of(list(shares)),
-        Locks.of([]), Collisions.of(list(collisions)), Facts.of(list(facts)), Counts())
+        Locks.of([]), Collisions.of(list(collisions)), Facts.of(list(facts)), Counts(),
+        Cycles.of(list(cycles)))

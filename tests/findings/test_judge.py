@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.build import events_of, in_chunks, trace_of
 from tests.findings.replayed import findings_in, lock, map_, p2m_write, unlock, unmap
-from tests.findings.segments import collision, fact, segment_of, share
+from tests.findings.segments import collision, fact, segment_of, share, wait
 from tests.strategies import traces
 from xenm2p.engine.replay import NO_EVENT, Options, Result, Verdict
 from xenm2p.findings import (
@@ -41,7 +41,7 @@ def test_columns_that_no_rule_asks_for_are_not_stored():
 
 
 @pytest.mark.parametrize("number", sorted(
-    rule.number for rule in RULES.values() if rule.number not in (101, 401)))
+    rule.number for rule in RULES.values() if rule.number not in (101, 102, 401)))
 def test_an_unsure_fact_is_informative_and_says_so(number):
     segment = segment_of([fact(number, unknown=1)])
     found = findings_of(segment, MODELS["override"])
@@ -53,8 +53,9 @@ def test_an_unsure_fact_is_informative_and_says_so(number):
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_every_rule_has_one_line_of_text_for_its_barest_fact(rule, model):
-    row = [collision()] if rule.number == 101 else []
-    segment = segment_of([] if row else [fact(rule.number)], row)
+    segment = (segment_of(collisions=[collision()]) if rule.number == 101
+               else segment_of(cycles=[wait()]) if rule.number == 102
+               else segment_of([fact(rule.number)]))
     found = findings_of(segment, model)
     text = describe(found, 0, Context(trace_of([]), model))
     assert text and "\n" not in text and text == text.strip()

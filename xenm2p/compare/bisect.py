@@ -57,7 +57,7 @@ def findings_under(
     """
     found = UnderModel(model, judged)
     for segment in segments:
-        if not len(segment.facts) and not len(segment.collisions):
+        if not segment.has_findings:
             continue
         for findings in findings_by_source(segment, model):
             if wanted is not None:

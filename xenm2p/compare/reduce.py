@@ -17,7 +17,7 @@ from xenm2p.compare.closure import Reach, involved_events
 from xenm2p.compare.minimise import minimal, shortest_prefix
 from xenm2p.compare.surroundings import Row, memory_around, runs_of
 from xenm2p.engine.replay import NO_EVENT, Fact, Segment
-from xenm2p.findings.collisions import LOCK_COLLISION
+from xenm2p.findings.collisions import LOCK_COLLISION, LOCK_CYCLE
 from xenm2p.findings.judge import findings_of, proving_events, rule_of
 from xenm2p.findings.rule import Findings
 from xenm2p.findings.wanted import Wanted
@@ -34,7 +34,7 @@ EVENTS = ("event", "other", "lock_event")
 # it, or the last one that was seen before.
 _DECIDED_BY_OTHER = (Fact.MODEL_MISMATCH, Fact.LOST_EVENTS)
 # Rules whose `old` is a page.
-_OLD_IS_PAGE = (LOCK_COLLISION, Fact.GUP_FAST_HAZARD, Fact.LOCAL_ALIAS)
+_OLD_IS_PAGE = (LOCK_COLLISION, LOCK_CYCLE, Fact.GUP_FAST_HAZARD, Fact.LOCAL_ALIAS)
 
 # Above this many events the whole initial memory is given to a replay: to pick it apart
 # would cost more.
@@ -65,6 +65,10 @@ class Target:
     def pages(self) -> U64:
         """The pages that it is about."""
         found = self.findings
+        if found.rule[0] == LOCK_CYCLE:
+            waits = found.cycle[0]
+            return np.array([page for wait in waits for page in (wait.pfn, wait.backend_pfn)],
+                            np.uint64)
         pages = [found.pfn, found.old] if found.rule[0] == LOCK_COLLISION else [found.pfn]
         return np.concatenate(pages)
 
@@ -76,7 +80,9 @@ class Target:
 
     @property
     def frames(self) -> U64:
-        """The frame that it is about, none where it has none."""
+        """The frame that it is about, none where it has none; of a cycle all frames."""
+        if self.findings.rule[0] == LOCK_CYCLE:
+            return np.array([wait.mfn for wait in self.findings.cycle[0]], np.uint64)
         known: U64 = self.findings.mfn[self.findings.mfn != np.uint64(INVALID)]
         return known
 
@@ -116,7 +122,7 @@ class Target:
     def in_(self, segments: Iterator[Segment], model: KernelModel, names: Sequence[str]) -> bool:
         """Whether a replay has a finding that is equal in the columns `names`."""
         for segment in segments:
-            if not len(segment.facts) and not len(segment.collisions):
+            if not segment.has_findings:
                 continue
             found = findings_of(segment, model)
             is_same = np.ones(len(found), np.bool_)
@@ -201,7 +207,7 @@ class Reducer:
         """The events that touch what the finding is about; wider, where that is not enough."""
         for reach in Reach:
             part = Part(*involved_events(
-                self.trace, reach, self.target.pages, self.target.findings.mfn,
+                self.trace, reach, self.target.pages, self.target.frames,
                 self.target.events))
             if self.holds(part):
                 return part
@@ -228,7 +234,7 @@ def first_target(
 ) -> Target | None:
     """The first finding that is meant, None where there is none."""
     for segment in segments:
-        if not len(segment.facts) and not len(segment.collisions):
+        if not segment.has_findings:
             continue
         found = findings_of(segment, model)
         rows = wanted.rows(found)

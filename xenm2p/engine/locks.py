@@ -7,10 +7,13 @@ without interruption.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from xenm2p.engine.replay import NO_EVENT, NO_TIME, Verdict
 from xenm2p.engine.rules import Event, Machine, Share, resolve
+from xenm2p.engine.waits import Wait, WaitGraph, cycle_rows
+from xenm2p.trace import Kind
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +47,8 @@ class LockWatch:
     undecided: list[Window] = field(default_factory=list)
     lock_rows: list[tuple[int, ...]] = field(default_factory=list)
     collision_rows: list[tuple[int, ...]] = field(default_factory=list)
+    waits: WaitGraph = field(default_factory=WaitGraph)
+    cycle_rows: list[tuple[int, ...]] = field(default_factory=list)
 
     def lock_page(self, event: Event) -> Lock | None:
         """The page lock is taken; gives the lock held before, whose release was not seen."""
@@ -92,6 +97,42 @@ class LockWatch:
         window = self.open.get(event.pfn)
         if window is not None and window.dio_event == NO_EVENT:
             window.dio_event = event.number
+
+    def direct_io(
+        self, machine: Machine, event: Event, share: Share, frontend: int, last_loss: int
+    ) -> None:
+        """Direct I/O on a live share: who waits for whom from now on.
+
+        `frontend` is the local frontend page of the share's frame, INVALID for none.
+        """
+        begun = []
+        met = self._met_by(machine, share) if event.kind == Kind.DIO_READ else None
+        if met is not None and met.event > share.map_event:
+            begun.append((event.task, met.task, False, met))
+        issued = self.held.get(frontend)
+        if issued is not None and issued.event < share.map_event:
+            begun.append((issued.task, event.task, True, issued))
+        self._begin_waits(machine, [
+            Wait(waiter, holder, for_io, lock.pfn, lock.event, share.mfn, share.pfn,
+                 share.map_event, event.number)
+            for waiter, holder, for_io, lock in begun if waiter >= 0 and holder >= 0],
+            event.number, last_loss)
+
+    def _begin_waits(
+        self, machine: Machine, begun: Sequence[Wait], number: int, last_loss: int
+    ) -> None:
+        if not begun:
+            return
+
+        def is_alive(wait: Wait) -> bool:
+            lock, share = self.held.get(wait.pfn), machine.shares.get(wait.backend_pfn)
+            return (lock is not None and lock.event == wait.lock_event
+                    and share is not None and share.map_event == wait.map_event)
+
+        self.waits.keep(is_alive)
+        cycle = self.waits.add(begun)
+        if cycle:
+            self.cycle_rows += cycle_rows(number, cycle, last_loss)
 
     def in_flight(self, share: Share) -> list[Window]:
         """The windows in which direct I/O on `share` still waits for the lock."""

@@ -17,6 +17,7 @@ from xenm2p.engine.replay import (
     NO_TIME,
     Collisions,
     Counts,
+    Cycles,
     Ending,
     Fact,
     Facts,
@@ -358,6 +359,11 @@ class Observer:
         watch.update(self.machine, event.number, shares, outcome.ended)
         if event.kind == Kind.DIO_READ:
             watch.dio_read(event)
+        is_dio = event.kind in (Kind.DIO_READ, Kind.DIO_WRITE)
+        if is_dio and watch.held and event.pfn in self.machine.shares:
+            share = self.machine.shares[event.pfn]
+            frontend = self._frontend_of(share.mfn)[0]
+            watch.direct_io(self.machine, event, share, frontend, self.last_loss)
         decided = [(w, False) for w in watch.released(released)] if released else []
         if outcome.ended:
             decided = [(w, True) for w in watch.share_ended(outcome.ended)]
@@ -403,9 +409,10 @@ class Observer:
             Collisions.of(watch.collision_rows),
             Facts.of(rows.facts),
             Counts(**rows.counts),
+            Cycles.of(watch.cycle_rows),
         )
         self.rows = Rows()
-        watch.lock_rows, watch.collision_rows = [], []
+        watch.lock_rows, watch.collision_rows, watch.cycle_rows = [], [], []
         return made
 
     def closing_segment(self, number: int) -> Segment:

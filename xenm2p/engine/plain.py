@@ -35,6 +35,7 @@ from xenm2p.engine.replay import (
 )
 from xenm2p.engine.sharing import frontends_are_plain, share
 from xenm2p.engine.tables import Slot, Tables
+from xenm2p.engine.waiting import close_cycles
 from xenm2p.engine.work import Work, begin, ended_in_use, page_facts
 from xenm2p.engine.writing import Written, compare_writes, store_writes
 from xenm2p.trace import FOREIGN, INVALID, U64, Events, Kind
@@ -99,6 +100,7 @@ def replay_plain(
         ended_in_use(work)
     _frame_facts(work, shared)
     lost = lost_facts(work, losses)
+    cycles = close_cycles(work, looks, collided.held, losses)
     decided, facts = work.facts.table()
     if losses:
         facts = _with_doubts(work, losses, written, decided, facts)
@@ -108,7 +110,7 @@ def replay_plain(
         _transitions(work, shared) if details else Transitions.of([]),
         _shares(work) if details else Shares.of([]),
         lock_rows(work, collided.held) if details else Locks.of([]),
-        collided.collisions, facts, _counts(work, shared, written, kinds, lost),
+        collided.collisions, facts, _counts(work, shared, written, kinds, lost), cycles,
     )
     if written is not None:
         store_writes(work, written, losses.pos)

@@ -8,9 +8,9 @@ segments together do not depend on the chunk size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -224,6 +224,34 @@ class Collisions(Table):
         "dio_event": "i8", "lock_spans_share": "u1"}
 
 
+@dataclass(frozen=True, slots=True)
+class Cycles(Table):
+    """Cycles of waits (XM102): one row a wait, those of a cycle one after the other.
+
+    `event` is the direct I/O that closed the cycle, the first row's wait is one that it
+    began, and each row's `holder` is the next one's `waiter` (task indices); the other
+    columns are those of `waits.Wait`. `unknown` is 1 where a loss came after a lock or a
+    map of the cycle.
+    """
+
+    event: I64
+    waiter: NDArray[np.int32]
+    holder: NDArray[np.int32]
+    for_io: NDArray[np.uint8]
+    pfn: U64
+    lock_event: I64
+    mfn: U64
+    backend_pfn: U64
+    map_event: I64
+    dio_event: I64
+    unknown: NDArray[np.uint8]
+
+    dtypes: ClassVar[dict[str, str]] = {
+        "event": "i8", "waiter": "i4", "holder": "i4", "for_io": "u1", "pfn": "u8",
+        "lock_event": "i8", "mfn": "u8", "backend_pfn": "u8", "map_event": "i8",
+        "dio_event": "i8", "unknown": "u1"}
+
+
 class Fact(IntEnum):
     """What an engine observed that a finding is made of; the number is the finding's."""
 
@@ -358,6 +386,12 @@ class Segment:
     collisions: Collisions
     facts: Facts
     counts: Counts
+    cycles: Cycles = field(default_factory=partial(Cycles.of, []))
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether it has anything that a finding is made of."""
+        return bool(len(self.facts) or len(self.collisions) or len(self.cycles))
 
 
 def unreplayed(events: Events, first_event: int) -> Segment:

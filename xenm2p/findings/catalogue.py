@@ -21,7 +21,7 @@ RULES_BY_ROW: tuple[Rule, ...] = tuple(
     rule for rule in RULES.values() if rule.severity_of_rows is not None)
 
 # Ids whose meaning is fixed though no rule finds them yet; never to be given to another.
-RESERVED: dict[str, str] = {"XM102": "lock-cycle"}
+RESERVED: dict[str, str] = {}
 
 _TABLE_SIZE = max(RULE_BY_NUMBER) + 1
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.engine.replay import NO_EVENT, Collisions, Verdict
+from xenm2p.engine.replay import NO_EVENT, Collisions, Cycles, Verdict
+from xenm2p.engine.waits import Wait
 from xenm2p.findings.rule import (
     NO_FINDINGS,
     Context,
@@ -21,6 +24,7 @@ from xenm2p.kernels import LOCAL_FOREIGN, P2M_ONLY
 from xenm2p.trace import Kind, format_frame
 
 LOCK_COLLISION = 101
+LOCK_CYCLE = 102
 
 
 def findings_of_collisions(collisions: Collisions) -> Findings:
@@ -77,6 +81,46 @@ def _collision_proof(row: Row) -> list[int]:
     return [row.lock_event, row.other, row.event, row.value, row.last_event]
 
 
+def findings_of_cycles(cycles: Cycles) -> Findings:
+    """XM102, a row for each cycle of waits, in the order in which they were closed."""
+    if not len(cycles):
+        return NO_FINDINGS
+    begins = np.flatnonzero(np.diff(cycles.event, prepend=NO_EVENT))
+    first = cycles.rows(begins)
+    columns = zip(*(getattr(cycles, name).tolist() for name in Wait._fields), strict=True)
+    waits = [Wait(*row) for row in columns]
+    chains, proofs = np.empty((2, len(begins)), object)
+    for row, (begin, end) in enumerate(pairwise([*begins.tolist(), len(waits)])):
+        chains[row] = tuple(waits[begin:end])
+        proofs[row] = np.unique([wait.events for wait in waits[begin:end]])
+    return Findings.from_columns(
+        len(begins),
+        rule=np.full(len(begins), LOCK_CYCLE),
+        severity=np.where(first.unknown != 0, Severity.INFO, Severity.ERROR),
+        event=first.event,
+        pfn=first.pfn,
+        mfn=first.mfn,
+        old=first.backend_pfn,
+        other=first.map_event,
+        value=first.dio_event,
+        unknown=first.unknown,
+        task=np.where(first.for_io != 0, first.waiter, first.holder),
+        lock_event=first.lock_event,
+        maps=proofs,
+        cycle=chains,
+    )
+
+
+def _lock_cycle(row: Row, context: Context) -> str:
+    told: list[str] = []
+    for wait in row.cycle:
+        waits = "waits" if not told else "which waits"
+        what = (f"for direct I/O on locked {page(wait.pfn)} by" if wait.for_io
+                else f"for the lock of {page(wait.pfn)} held by")
+        told.append(f"{waits} {what} {context.task(wait.holder)}")
+    return f"{context.task(row.cycle[0].waiter)} {', '.join(told)}"
+
+
 def _gup_fast_hazard(row: Row, context: Context) -> str:
     asked = (f"mfn_to_pfn of {format_frame(row.mfn)}" if row.kind == Kind.LOOKUP
              else "get_user_pages_fast")
@@ -98,6 +142,19 @@ RULES = (
         cured_by=LOCAL_FOREIGN.brought_by,
         severity=always(Severity.ERROR), severity_of_rows=_severities_of_collisions,
         text=_collision, proof=_collision_proof,
+    ),
+    Rule(
+        LOCK_CYCLE, "lock-cycle", "collisions",
+        what="A cycle of waits over several pages: a task's direct I/O read waits for a page "
+             "lock that was taken after its share began, the lock's holder waits for direct "
+             "I/O on a page that it had locked and granted before, and so on back to the first.",
+        grading="error: none of the tasks can go on, though none of the pages alone is a "
+                "deadlock; judged as it stands when the cycle closes, whatever is seen of these "
+                "tasks later. Told once, at the direct I/O that closes it; of several cycles "
+                "that one event closes, the shortest.",
+        cure="As for XM101; and take the locks of several pages before any of them is granted.",
+        cured_by=LOCAL_FOREIGN.brought_by,
+        severity=always(Severity.ERROR), text=_lock_cycle, proof=lambda row: list(row.maps),
     ),
     Rule(
         103, "gup-fast-hazard", "collisions",

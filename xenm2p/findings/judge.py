@@ -12,7 +12,7 @@ from xenm2p.findings.catalogue import (
     rules_with_event_cell,
     severity_under,
 )
-from xenm2p.findings.collisions import LOCK_COLLISION, findings_of_collisions
+from xenm2p.findings.collisions import LOCK_COLLISION, findings_of_collisions, findings_of_cycles
 from xenm2p.findings.lifetime import LEAKED_SHARE, findings_of_leaks
 from xenm2p.findings.rule import NO_FINDINGS, Context, Findings, Row, Rule, Severity
 from xenm2p.kernels import KernelModel
@@ -28,7 +28,7 @@ def findings_of(segment: Segment, model: KernelModel) -> Findings:
     event that decides it, which for a collision is the release of the lock or the end of
     the share. What only the end of the trace decides comes last.
     """
-    if not len(segment.facts) and not len(segment.collisions):
+    if not segment.has_findings:
         return NO_FINDINGS
     by_source = findings_by_source(segment, model)
     parts = [part for part in by_source if len(part)]
@@ -42,8 +42,8 @@ def findings_of(segment: Segment, model: KernelModel) -> Findings:
 
 def findings_by_source(
     segment: Segment, model: KernelModel
-) -> tuple[Findings, Findings, Findings]:
-    """The findings of collisions, of leaked shares and of all other facts, each in order.
+) -> tuple[Findings, Findings, Findings, Findings]:
+    """The findings of collisions, cycles, leaked shares and all other facts, each in order.
 
     For those who only count: what the segment has already is not copied.
     """
@@ -53,7 +53,8 @@ def findings_by_source(
     if is_leak.any():
         leaks = findings_of_leaks(facts.rows(is_leak), segment.shares)
         facts = facts.rows(~is_leak)
-    return findings_of_collisions(segment.collisions), leaks, _of_facts(facts, segment, model)
+    return (findings_of_collisions(segment.collisions), findings_of_cycles(segment.cycles),
+            leaks, _of_facts(facts, segment, model))
 
 
 def _of_facts(facts: Facts, segment: Segment, model: KernelModel) -> Findings:

@@ -47,7 +47,8 @@ class Findings(Table):
     `other` the share's map and `value` the dio_read. `kind` to `result` are cells of the
     event itself, where the rule's `event_cells` name them. `domid` and `ref` are the grant's
     for XM401, `task` (the lock's holder) to `spans` are XM101's alone.
-    `maps` holds an int64 array of map events for XM401, None elsewhere.
+    `maps` holds an int64 array, of map events for XM401, of all proving events for XM102, and
+    `cycle` the waits of XM102 one after the other; None elsewhere.
     """
 
     rule: NDArray[np.int16]
@@ -72,18 +73,21 @@ class Findings(Table):
     verdict: NDArray[np.uint8]
     spans: NDArray[np.uint8]
     maps: NDArray[np.object_]
+    cycle: NDArray[np.object_]
 
     dtypes: ClassVar[dict[str, str]] = {
         "rule": "i2", "severity": "u1", "event": "i8", "pfn": "u8", "mfn": "u8", "old": "u8",
         "new": "u8", "other": "i8", "value": "i8", "unknown": "u1", "kind": "u1",
         "user": "u1", "cpu": "i2", "ref": "u4", "result": "u1", "domid": "u2", "task": "i4",
-        "last_event": "i8", "lock_event": "i8", "verdict": "u1", "spans": "u1", "maps": "O"}
+        "last_event": "i8", "lock_event": "i8", "verdict": "u1", "spans": "u1", "maps": "O",
+        "cycle": "O"}
 
     absent: ClassVar[dict[str, int | None]] = {
         "pfn": INVALID, "mfn": INVALID, "old": INVALID, "new": INVALID, "other": NO_EVENT,
         "value": -1, "unknown": 0, "kind": 0, "user": 0, "cpu": NO_CPU, "ref": NO_REF,
         "result": 0, "domid": NO_DOMID, "task": NO_TASK, "last_event": NO_EVENT,
-        "lock_event": NO_EVENT, "verdict": 0, "spans": 0, "maps": None}
+        "lock_event": NO_EVENT, "verdict": 0, "spans": 0, "maps": None,
+        "cycle": None}
 
     @classmethod
     def from_columns(cls, length: int, **given: Column) -> Findings:

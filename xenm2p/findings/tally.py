@@ -30,7 +30,7 @@ class Tally:
 
     def add_segment(self, segment: Segment) -> None:
         """Count the findings of the next segment."""
-        if len(segment.facts) or len(segment.collisions):
+        if segment.has_findings:
             for findings in findings_by_source(segment, self.model):
                 self.add(findings)
 

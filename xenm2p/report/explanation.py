@@ -9,7 +9,7 @@ from typing import Any
 from xenm2p.engine.replay import NO_EVENT, Segment, Verdict
 from xenm2p.engine.steps import Lookup
 from xenm2p.findings import Context, Findings, describe, entries_of, rule_of
-from xenm2p.findings.collisions import LOCK_COLLISION
+from xenm2p.findings.collisions import LOCK_COLLISION, LOCK_CYCLE
 from xenm2p.findings.rule import Row
 from xenm2p.report import tables
 from xenm2p.report.fields import EVENTS, TRANSITIONS, Cell, Columns, Field, TableSpec
@@ -73,6 +73,9 @@ def finding_blocks(
     if row.rule == LOCK_COLLISION:
         yield Lines(["Who waits for whom:"])
         yield Verbatim(wait_chain(row, context))
+    elif row.rule == LOCK_CYCLE:
+        yield Lines(["Who waits for whom:"])
+        yield Verbatim(cycle_chain(row, context))
     yield from _cure(found, context)
     yield from story_blocks(story, limit)
 
@@ -80,6 +83,10 @@ def finding_blocks(
 def _about(row: Row) -> str:
     if row.rule == LOCK_COLLISION:
         return f"{Verdict(row.verdict).name.lower()} on page {format_frame(row.pfn)}"
+    if row.rule == LOCK_CYCLE:
+        pages = {wait.pfn for wait in row.cycle}
+        tasks = {wait.waiter for wait in row.cycle}
+        return f"{len(tasks)} tasks wait for each other over {len(pages)} pages"
     where = "" if row.pfn == INVALID else f" on page {format_frame(row.pfn)}"
     return f"event {row.event}{where}"
 
@@ -181,6 +188,24 @@ def wait_chain(row: Row, context: Context) -> list[str]:
             else "no direct I/O was seen)" if row.verdict == Verdict.PRONE
             else "events were lost)"))
     return chain
+
+
+def cycle_chain(row: Row, context: Context) -> list[str]:
+    """The circle of a lock cycle: each task, and below it what it waits for of the next."""
+    steps: list[str] = []
+    for wait in row.cycle:
+        page, backend = format_frame(wait.pfn), format_frame(wait.backend_pfn)
+        if wait.for_io:
+            why = (f"locked page {page} (event {wait.lock_event}) and waits for",
+                   f"the I/O at {backend} (event {wait.dio_event}) of")
+        else:
+            why = (f"reads into {backend} (event {wait.dio_event}) and so waits for",
+                   f"the lock of page {page} (event {wait.lock_event}) of")
+        steps += [*(f"  | {line}" for line in why), "  v", context.task(wait.holder)]
+    first = context.task(row.cycle[0].waiter)  # who is the last holder too
+    width = max(map(len, [*steps, first])) + 2
+    return [f"{f'{first} <':-<{width}}+", *(f"{line:<{width}}|" for line in steps[:-1]),
+            f"{f'{first} ':-<{width}}+"]
 
 
 def story_blocks(story: Story, limit: int) -> Iterator[Block]:

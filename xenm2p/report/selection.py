@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.engine.replay import NO_EVENT, Fact, Segment
-from xenm2p.findings.collisions import LOCK_COLLISION
+from xenm2p.engine.waits import Wait
+from xenm2p.findings.collisions import LOCK_COLLISION, LOCK_CYCLE
 from xenm2p.findings.lifetime import LEAKED_SHARE
 from xenm2p.findings.rule import Findings
 from xenm2p.trace import FRAME_MASK, I64, INVALID, KINDS, NO_DOMID, NO_REF, U64, Trace
@@ -177,12 +178,24 @@ class Selection:
         last = np.where(rows.rule == LOCK_COLLISION, rows.last_event, rows.event)
         last[rows.rule == LEAKED_SHARE] = NO_EVENT
         # These keep the backend page in `old`, see Findings, and XM101 its dio in `value`.
-        on_backend = np.isin(rows.rule, (LOCK_COLLISION, Fact.GUP_FAST_HAZARD, Fact.LOCAL_ALIAS))
+        on_backend = np.isin(rows.rule, (LOCK_COLLISION, LOCK_CYCLE, Fact.GUP_FAST_HAZARD,
+                                        Fact.LOCAL_ALIAS))
         backend = np.where(on_backend, rows.old, np.uint64(INVALID))
         dio = np.where(rows.rule == LOCK_COLLISION, rows.value, NO_EVENT)
-        return (self.overlaps(rows.event, last)
-                & self.made_of(rows.event, rows.other, rows.lock_event, rows.last_event, dio)
-                & self.frames((rows.pfn, backend), (rows.mfn,)))
+        shown = (self.overlaps(rows.event, last)
+                 & self.made_of(rows.event, rows.other, rows.lock_event, rows.last_event, dio)
+                 & self.frames((rows.pfn, backend), (rows.mfn,)))
+        for row in np.flatnonzero(rows.rule == LOCK_CYCLE):
+            shown[row] = self._cycle(rows.rows(slice(row, row + 1)))
+        return shown
+
+    def _cycle(self, row: Findings) -> bool:
+        """Whether to show a cycle of waits: by any of them."""
+        waits = np.array(row.cycle[0], np.uint64)
+        pfn, mfn, backend = (waits[:, Wait._fields.index(name)]
+                             for name in ("pfn", "mfn", "backend_pfn"))
+        return bool(self.overlaps(row.event, row.event)[0] and self.made_of(row.maps[0]).any()
+                    and (self.frames((pfn, backend), (mfn,))).any())
 
     def shares(self, segment: Segment) -> Mask:
         """Shares to show."""
