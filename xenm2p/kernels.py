@@ -27,12 +27,14 @@ GOLDEN_RATIO_PRIME = 0x9E37FFFFFFFC0001
 class Difference:
     """One difference from the model before, with the commit that brought it.
 
-    `stable` is the older stable release that took the commit, None where none is known.
+    `effect` is what is so since then, in a few words. `stable` is the older stable release
+    that took the commit, None where none is known.
     """
 
     commit: str
     version: str
     subject: str
+    effect: str
     stable: str | None = None
 
 
@@ -75,7 +77,8 @@ OVERRIDE = KernelModel(
     dev_bus_frame=False, failed_unmap_ends_call=True, vma_pages=False,
     brought_by=(
         Difference("9b705f0e98c4", "2.6.38",
-                   "xen p2m: transparently change the p2m mappings in the m2p override"),
+                   "xen p2m: transparently change the p2m mappings in the m2p override",
+                   "a map writes the page's p2m entry and lists it"),
     ),
 )
 LOCAL_FOREIGN = KernelModel(
@@ -84,7 +87,8 @@ LOCAL_FOREIGN = KernelModel(
     dev_bus_frame=False, failed_unmap_ends_call=True, vma_pages=False,
     brought_by=(
         Difference("b9e0d95c041c", "3.5",
-                   "xen: mark local pages as FOREIGN in the m2p_override", stable="3.4.10"),
+                   "xen: mark local pages as FOREIGN in the m2p_override",
+                   "the frontend page is marked FOREIGN while it is shared", stable="3.4.10"),
     ),
 )
 KMAP_ONLY = KernelModel(
@@ -93,7 +97,8 @@ KMAP_ONLY = KernelModel(
     dev_bus_frame=True, failed_unmap_ends_call=True, vma_pages=False,
     brought_by=(
         Difference("1429d46df4c5", "3.15",
-                   "xen/grant-table: avoid m2p_override during mapping"),
+                   "xen/grant-table: avoid m2p_override during mapping",
+                   "maps for the kernel alone are neither listed nor marked"),
     ),
 )
 P2M_ONLY = KernelModel(
@@ -101,9 +106,11 @@ P2M_ONLY = KernelModel(
     overrides=False, overrides_need_user=False, marks_frontend=False, derefs_kmap_op=False,
     dev_bus_frame=True, failed_unmap_ends_call=True, vma_pages=True,
     brought_by=(
-        Difference("667a0a06c99d", "4.0", "mm: provide a find_special_page vma operation"),
+        Difference("667a0a06c99d", "4.0", "mm: provide a find_special_page vma operation",
+                   "user mappings carry their pages, there is no override list"),
         Difference("923b2919e2c3", "4.0",
-                   "xen/gntdev: mark userspace PTEs as special on x86 PV guests"),
+                   "xen/gntdev: mark userspace PTEs as special on x86 PV guests",
+                   "GUP-fast keeps off granted pages"),
     ),
 )
 P2M_ONLY_CONTINUE = KernelModel(
@@ -112,7 +119,8 @@ P2M_ONLY_CONTINUE = KernelModel(
     dev_bus_frame=True, failed_unmap_ends_call=False, vma_pages=True,
     brought_by=(
         Difference("a35f2ef3b737", "5.12",
-                   "Xen/x86: don't bail early from clear_foreign_p2m_mapping()"),
+                   "Xen/x86: don't bail early from clear_foreign_p2m_mapping()",
+                   "an unmap that fails does not end its call"),
     ),
 )
 

@@ -11,8 +11,11 @@ from xenm2p.errors import EXIT_CLEAN, EXIT_FINDINGS
 from xenm2p.report.formats import MARKUPS, WRITERS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from xenm2p.cli.session import ReplayRequest
     from xenm2p.compare.bisect import UnderModel
+    from xenm2p.engine.replay import Segment
     from xenm2p.findings.wanted import Wanted
     from xenm2p.trace import Trace
 
@@ -91,17 +94,24 @@ def _replay_all(
     name: str, request: ReplayRequest, wanted: Wanted | None, *, keep: bool
 ) -> tuple[Trace, list[UnderModel], bool]:
     """The trace, what each model finds in it, and whether events were lost or salvaged."""
-    from xenm2p.cli.session import sessions_under
-    from xenm2p.compare.bisect import findings_under
+    from xenm2p.cli.session import Session, sessions_under
+    from xenm2p.compare.bisect import UnderModel
+    from xenm2p.compare.together import replay_together
 
-    found, lossy, trace = [], False, None
-    for session in sessions_under(name, request):
-        found.append(findings_under(
-            session.heading.model, session.segments(details=False),
-            judged=session.heading.judged, wanted=wanted, keep=keep))
-        trace, lossy = session.trace, lossy or session.lossy
-    assert trace is not None, "there is a model"
-    return trace, found, lossy
+    def replay(session: Session) -> Callable[[Trace], Iterator[Segment]]:
+        def over(trace: Trace) -> Iterator[Segment]:
+            session.trace = trace
+            return session.segments(details=False)
+
+        return over
+
+    sessions = sessions_under(name, request)
+    trace = sessions[0].trace
+    found = [UnderModel(session.heading.model, session.heading.judged, wanted, keep)
+             for session in sessions]
+    for place, segment in replay_together(trace, [replay(session) for session in sessions]):
+        found[place].add(segment)
+    return trace, found, any(session.lossy for session in sessions)
 
 
 def _command(name: str, request: ReplayRequest, found: list[UnderModel]) -> list[str]:

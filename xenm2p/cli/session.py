@@ -126,21 +126,23 @@ def open_session(
     return Session(request, heading, trace, selection, losses)
 
 
-def sessions_under(name: str, request: ReplayRequest) -> Iterator[Session]:
+def sessions_under(name: str, request: ReplayRequest) -> list[Session]:
     """Open a trace once and give a session for each model, or for that of --kernel.
+
+    They have one trace, to be read once for all of them; only the first shows a bar.
 
     Raises InputError, UsageError.
     """
     if request.kernel is not None:
-        yield open_session(name, request, Selection())
-        return
+        return [open_session(name, request, Selection())]
     check_kernels(request)
     losses: list[Loss] = []
     trace = read_trace(name, memory=request.memory, grants=request.grants, losses=losses,
-                       again=True, merge=request.merge, vmemmap_base=request.vmemmap_base)
-    for model in MODELS.values():
-        one = replace(request, kernel=model.name)
-        yield Session(one, heading_of(name, trace, one), trace, Selection(), losses)
+                       merge=request.merge, vmemmap_base=request.vmemmap_base)
+    requests = [replace(request, kernel=name, progress=request.progress and not place)
+                for place, name in enumerate(MODELS)]
+    return [Session(one, heading_of(name, trace, one), trace, Selection(), losses)
+            for one in requests]
 
 
 def findings_in(session: Session) -> str:

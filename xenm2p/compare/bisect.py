@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,21 +22,46 @@ Key = tuple[int, Verdict | None]
 # What a finding is about under every model alike: the rule, the share's or event's number,
 # the page, the other event, and the verdict, which may differ.
 _IDENTITY = ("rule", "event", "pfn", "other", "verdict")
+_WORDS = 1 << 64
+_MIXER = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits without a pattern: 2**64 / golden ratio
 
 
 @dataclass(slots=True)
 class UnderModel:
     """What a replay under one model found.
 
-    counts: findings by rule and verdict. judged: whether p2m writes were compared with the
-    model (XM501). identities: (f, 5) int64, one row a finding, columns as in `_IDENTITY`,
-    where they are kept.
+    judged: whether p2m writes were compared with the model (XM501). wanted: what is
+    looked for, None for everything. keep: keep the identities of all findings, 40 bytes
+    each. counts: findings by rule and verdict. marks: by rule, a number that is equal where
+    the same is found. identities: (f, 5) int64, one row a finding, columns as in
+    `_IDENTITY`, where they are kept.
     """
 
     model: KernelModel
     judged: bool
+    wanted: Wanted | None = None
+    keep: bool = False
     counts: Counter[Key] = field(default_factory=Counter)
+    marks: Counter[int] = field(default_factory=Counter)
     identities: list[I64] = field(default_factory=list)
+
+    def add(self, segment: Segment) -> None:
+        """Take in the next segment of the replay."""
+        if not segment.has_findings:
+            return
+        for findings in findings_by_source(segment, self.model):
+            if self.wanted is not None:
+                findings = findings.rows(self.wanted.rows(findings))
+            if len(findings):
+                _count(self.counts, findings)
+                identities = _identities(findings)
+                _mark(self.marks, identities)
+                if self.keep:
+                    self.identities.append(identities)
+
+    def mark(self, rule: Rule) -> int:
+        """A number that is equal where a rule found the same."""
+        return self.marks[rule.number]
 
     def has(self, rule: Rule) -> bool:
         """Whether anything was found by a rule."""
@@ -45,28 +70,6 @@ class UnderModel:
     def count(self, rule: Rule) -> int:
         """How many findings of a rule there were, whatever their verdict."""
         return sum(n for (number, _), n in self.counts.items() if number == rule.number)
-
-
-def findings_under(
-    model: KernelModel, segments: Iterator[Segment], *, judged: bool,
-    wanted: Wanted | None = None, keep: bool = False,
-) -> UnderModel:
-    """Count what a replay under `model` finds, of `wanted` alone where that is given.
-
-    With `keep` the identities of all findings are kept, 40 bytes each.
-    """
-    found = UnderModel(model, judged)
-    for segment in segments:
-        if not segment.has_findings:
-            continue
-        for findings in findings_by_source(segment, model):
-            if wanted is not None:
-                findings = findings.rows(wanted.rows(findings))
-            if len(findings):
-                _count(found.counts, findings)
-                if keep:
-                    found.identities.append(_identities(findings))
-    return found
 
 
 def _count(counts: Counter[Key], findings: Findings) -> None:
@@ -88,6 +91,17 @@ def _identities(findings: Findings) -> I64:
     verdict = np.where(is_collision, findings.verdict.astype(np.int64), -1)
     return np.stack([findings.rule.astype(np.int64), event, findings.pfn.view(np.int64), other,
                      verdict], axis=1)
+
+
+def _mark(marks: Counter[int], identities: I64) -> None:
+    """Add up a hash of each finding, whatever their order."""
+    hashes = np.zeros(len(identities), np.uint64)
+    for column in identities.T:
+        hashes = (hashes ^ column.astype(np.uint64)) * _MIXER
+        hashes ^= hashes >> np.uint64(29)
+    for number in np.unique(identities[:, 0]).tolist():
+        total = int(np.add.reduce(hashes[identities[:, 0] == number]))
+        marks[number] = (marks[number] + total) % _WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +131,12 @@ def identified(found: Sequence[UnderModel]) -> list[Identified]:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Neighbouring models under which a rule found the same number of findings."""
+    """Neighbouring models under which a rule found the same; mark: see `UnderModel`."""
 
     first: KernelModel
     last: KernelModel
     count: int
+    mark: int = 0
 
     @property
     def versions(self) -> str:
@@ -136,16 +151,16 @@ class Span:
 
 
 def spans_of(rule: Rule, found: Sequence[UnderModel]) -> list[Span]:
-    """The counts of a rule as runs of models, oldest first; unjudged models are left out."""
+    """What a rule found as runs of models, oldest first; unjudged models are left out."""
     spans: list[Span] = []
     for under in found:
         if rule.number == Fact.MODEL_MISMATCH and not under.judged:
             continue
-        count = under.count(rule)
-        if spans and spans[-1].count == count:
-            spans[-1] = Span(spans[-1].first, under.model, count)
+        count, mark = under.count(rule), under.mark(rule)
+        if spans and (spans[-1].count, spans[-1].mark) == (count, mark):
+            spans[-1] = Span(spans[-1].first, under.model, count, mark)
         else:
-            spans.append(Span(under.model, under.model, count))
+            spans.append(Span(under.model, under.model, count, mark))
     return spans
 
 

@@ -122,10 +122,13 @@ def _piece(rule: Rule, spans: Sequence[Span], i: int) -> str:
     if span.count == 0:
         return f"cured {by}"
     if before.count == 0:
-        back = "back" if any(earlier.count for earlier in spans[:i - 1]) else "brought in"
-        return f"{span.count} {span.versions}, {back} {by}"
-    word = "fewer" if span.count < before.count else "more"
-    return f"{span.count} {span.versions}, {word} {by}"
+        word = "back" if any(earlier.count for earlier in spans[:i - 1]) else "brought in"
+    elif span.count == before.count:
+        word = "changed"
+    else:
+        word = "fewer" if span.count < before.count else "more"
+    effects = " and ".join(change.effect for change in changes)
+    return f"{span.count} {span.versions}, {word} {by}, since when {effects}"
 
 
 def bisection_rows(found: Sequence[UnderModel]) -> Columns:
