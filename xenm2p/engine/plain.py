@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.engine import pairing, storing
+from xenm2p.engine.granting import ended_in_use
 from xenm2p.engine.locking import collide, lock_rows, store_locks
 from xenm2p.engine.looking import Looks, look_up, questions
 from xenm2p.engine.losing import Losses, losses_of, lost_facts, unsure_at
@@ -36,7 +37,7 @@ from xenm2p.engine.replay import (
 from xenm2p.engine.sharing import frontends_are_plain, share
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.engine.waiting import close_cycles
-from xenm2p.engine.work import Work, begin, ended_in_use, page_facts
+from xenm2p.engine.work import Work, begin, page_facts
 from xenm2p.engine.writing import Written, compare_writes, store_writes
 from xenm2p.trace import FOREIGN, INVALID, U64, Events, Kind
 
