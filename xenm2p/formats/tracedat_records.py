@@ -82,6 +82,8 @@ class RecordReader:
 
     def read(self, part: CpuData) -> CpuRecords:
         """All records of a cpu. Raises InputError, naming the byte of what is damaged."""
+        if not part.size:
+            return CpuRecords(part.cpu, np.zeros(0, np.uint64), np.zeros(0, np.int32), [], [])
         kind = common_field(self.formats.values(), "common_type", 2)
         pid = common_field(self.formats.values(), "common_pid", 4)
         if kind is None or pid is None:
