@@ -132,8 +132,11 @@ class TestRefused:
     def test_a_section_that_is_missing(self):
         data = File(SMALL).version7()
         option = struct.pack("<HI", 18, 8)
-        assert "has no section of event formats" in said(
+        assert "the options name no section of event formats" in said(
             data.replace(option, struct.pack("<HI", 99, 8)))
+        at = data.index(b"\0local\0" + struct.pack("<II", PAGE, 2)) - 14
+        assert "the options name no section with the events of the main buffer" in said(
+            data[:at] + struct.pack("<H", 99) + data[at + 2 :])
 
     def test_a_section_that_is_another(self):
         data = File(SMALL).version7()

@@ -19,14 +19,19 @@ from xenm2p.formats.tracedat_formats import EventFormat, Field
 from xenm2p.trace import I64
 
 _LINES_AT_ONCE = 1 << 13
+_MOST_SLOTS = 1 << 16
 Bytes = NDArray[np.uint8]
 
 _HEX = np.frombuffer(b"".join(b"%02x" % n for n in range(256)), np.uint8).reshape(256, 2)
 _OCTET = np.frombuffer(b"".join(b"%02x, " % n for n in range(256)), np.uint8).reshape(256, 4)
 
 
-def texts(event: EventFormat, head: Head, raw: Bytes) -> Bytes:
-    """Lines of one head, (n, width) bytes, from (n, size) bytes of records."""
+def texts(event: EventFormat, head: Head, raw: Bytes, slots: int | None = None) -> Bytes:
+    """Lines of one head, (n, width) bytes, from (n, size) bytes of records.
+
+    Arrays of ops and pages have as many of them as there are, or `slots` where these are
+    fewer.
+    """
     count = len(raw)
     parts = [_same(head.text, count)]
     fields = [(name, each) for name, each in event.fields.items()
@@ -36,9 +41,36 @@ def texts(event: EventFormat, head: Head, raw: Bytes) -> Bytes:
         if each.is_number:
             parts += [_same(key + b"=0x", count), _hex(raw, each)]
         else:
-            octets = _OCTET[raw[:, each.offset : each.end]].reshape(count, -1)
+            size = each.size if slots is None else min(each.size, slots * _slot(name, head, each))
+            octets = _OCTET[raw[:, each.offset : each.offset + size]].reshape(count, -1)
             parts += [_same(key + b"=ARRAY[", count), octets[:, :-2], _same(b"]", count)]
     return np.concatenate([*parts, _same(b"\n", count)], axis=1)
+
+
+def _slot(name: str, head: Head, each: Field) -> int:
+    """How many bytes of an array one page has; of an array that is not known all of it."""
+    assert head.probe is not None
+    words = {argument.name: argument.words for argument in head.probe.arguments}
+    return 8 * words.get(name, 0) or each.size
+
+
+def _by_slots(event: EventFormat, head: Head, raw: Bytes) -> Iterator[tuple[int | None, I64]]:
+    """Rows of calls by how many slots of their arrays are to be read, rounded up.
+
+    What is behind them is stale; most calls have few pages, and arrays are long.
+    """
+    assert head.probe is not None
+    named = next((event.fields[name] for name in head.probe.names_of("count")
+                  if name in event.fields), None)
+    if named is None or not named.is_number:
+        yield None, np.arange(len(raw))
+        return
+    octets = np.ascontiguousarray(raw[:, named.offset : named.end])
+    count = octets.view(f"<u{named.size}")[:, 0].astype(np.uint64)
+    slots = np.minimum(np.maximum(count, np.uint64(1)), np.uint64(_MOST_SLOTS))
+    power = np.ceil(np.log2(slots.astype(np.float64))).astype(np.int64)
+    for each in np.unique(power).tolist():
+        yield 1 << each, np.flatnonzero(power == each)
 
 
 def _same(text: bytes, count: int) -> Bytes:
@@ -77,13 +109,15 @@ def call_lines(groups: list[tuple[Head, EventFormat, I64, Bytes]], time: I64,
         for number in np.unique(group[some]).tolist():
             head, event, _, raw = groups[number]
             rows = np.flatnonzero(group[some] == number)
-            lines = texts(event, head, raw[member[some[rows]]])
-            width = lines.shape[1]
-            begin[rows] = at + width * np.arange(len(rows))
-            end[rows] = begin[rows] + width - 1
-            pieces.append(lines.tobytes())
-            at += lines.size
-            heads.append((head, rows))
+            records = raw[member[some[rows]]]
+            for slots, which in _by_slots(event, head, records):
+                lines = texts(event, head, records[which], slots)
+                width = lines.shape[1]
+                begin[rows[which]] = at + width * np.arange(len(which))
+                end[rows[which]] = begin[rows[which]] + width - 1
+                pieces.append(lines.tobytes())
+                at += lines.size
+                heads.append((head, rows[which]))
         text = b"".join(pieces) + bytes(PADDING)
         ranks = rank[some]
         yield Lines(text, np.frombuffer(text, np.uint8), 2 * ranks + 1, begin, end,

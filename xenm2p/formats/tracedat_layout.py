@@ -93,11 +93,9 @@ def read_layout(data: memoryview, source: str) -> Layout:
         _read_in_order(cursor, layout)
     else:
         _read_sections(cursor, layout)
-    if layout.is_latency and not layout.cpus:
+    if not layout.has_buffer:
         raise InputError("holds the text of a latency tracer, no events: give the output of "
                          "`trace-cmd report`", source=source)
-    if not layout.has_buffer:
-        raise InputError("has no section with the events of the main buffer", source=source)
     _page_layout(layout)
     return layout
 
@@ -145,9 +143,16 @@ def _read_in_order(cursor: Cursor, layout: Layout) -> None:
     if count > _MAX_CPUS:
         raise cursor.error(f"{count} cpus are more than can be")
     layout.cpus = [CpuData(cpu, cursor.number(8), cursor.number(8)) for cpu in range(count)]
-    if has_clock:  # as text again, with the clock in use in brackets
-        cursor.what = "trace clock"
-        layout.clock = _clock_in(cursor.text(8)) or layout.clock
+    if has_clock:
+        layout.clock = _clock_after_table(cursor) or layout.clock
+
+
+def _clock_after_table(cursor: Cursor) -> str:
+    """The clock, as text with its size; some trace-cmds wrote something else there."""
+    try:
+        return _clock_in(cursor.text(8))
+    except InputError:
+        return ""
 
 
 # Version 7
@@ -159,7 +164,8 @@ def _read_sections(cursor: Cursor, layout: Layout) -> None:
     codec = codec_named(codec_name, layout.source, place)
     sections: dict[int, int] = {}
     data_offset = 0
-    offset, visited = cursor.number(8), set[int]()
+    first = offset = cursor.number(8)
+    visited: set[int] = set()
     while offset:
         if offset in visited:
             raise InputError("options: the chain of these sections comes back to itself",
@@ -181,6 +187,9 @@ def _read_sections(cursor: Cursor, layout: Layout) -> None:
                 sections[option] = content.number(8)
             else:
                 _plain_option(option, content, layout)
+    if not layout.has_buffer and not layout.is_latency:
+        raise InputError("the options name no section with the events of the main buffer",
+                         source=layout.source, place=f"byte {first}")
     if layout.has_buffer:
         flags = _head(cursor.data, data_offset, _BUFFER, "buffer", layout.source)[0]
         if flags & _COMPRESSED:
@@ -193,7 +202,8 @@ def _read_sections(cursor: Cursor, layout: Layout) -> None:
     for number in (_HEADER_INFO, _FTRACE_EVENTS, _EVENT_FORMATS, _KALLSYMS, _CMDLINES):
         if number not in sections:
             if number in (_HEADER_INFO, _EVENT_FORMATS):
-                raise InputError(f"has no section of {_NAMES[number]}", source=layout.source)
+                raise InputError(f"the options name no section of {_NAMES[number]}",
+                                 source=layout.source, place=f"byte {first}")
             continue
         part = _section(cursor.data, sections[number], number, _NAMES[number], codec,
                         layout.source)

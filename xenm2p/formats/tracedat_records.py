@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from xenm2p.errors import InputError
 from xenm2p.formats.binary_reader import Loss
 from xenm2p.formats.ftrace_fields import Head, missing
+from xenm2p.formats.ftrace_lines import windows
 from xenm2p.formats.ftrace_ops import CALL_ROLES
 from xenm2p.formats.probes import Role
 from xenm2p.formats.tracedat_cursor import Cursor, unpack
@@ -69,7 +70,8 @@ class CpuRecords:
 class RecordReader:
     """Reads the records of cpus. `ignored` counts those of probes without a use.
 
-    `cut` has what is missing at the file's end, which `CpuRecords.losses` has too.
+    `cut` has what is missing at the file's end, the cpu as its chunk; `CpuRecords.losses`
+    has it, too.
     """
 
     data: memoryview
@@ -111,7 +113,11 @@ class RecordReader:
             times.append(records.time)
             losses += [(first + row, events) for row, events in zip(
                 records.loss_row.tolist(), records.loss_events.tolist(), strict=True)]
-            found += self._sorted(data, records, numbers, first)
+            try:
+                found += self._sorted(data, records, numbers, first)
+            except InputError as error:  # of a batch of pages, which begins here
+                raise InputError(error.reason, source=error.source,
+                                 place=f"byte {places[0]}") from None
             first += len(records.begin)
         if self.cut and self.cut[-1].chunk == part.cpu:
             losses.append((first, NO_REF))
@@ -170,7 +176,7 @@ class RecordReader:
         if head.probe.role in CALL_ROLES:
             size = max((each.end for each in event.fields.values()), default=0)
             self._check_end(records, rows, event, size)
-            return Found(head, event, first + rows, raw=data[begin[:, None] + np.arange(size)])
+            return Found(head, event, first + rows, raw=windows(data, size)[begin])
         columns = []
         for argument in (*head.probe.needs, *head.probe.wants):
             named = next((event.fields[name] for name in head.probe.names_of(argument)
@@ -179,8 +185,7 @@ class RecordReader:
                 self._check_end(records, rows, event, named.end)
                 columns.append(_number(data, begin, named))
             elif argument in head.probe.needs:
-                raise _without_place(missing(event.name, argument, event.fields,
-                                             self.layout.source, 0))
+                raise missing(event.name, argument, event.fields, self.layout.source, 0)
             else:
                 columns.append(np.full(len(rows), INVALID, np.uint64))
         return Found(head, event, first + rows, tuple(columns))
@@ -257,12 +262,8 @@ def _needed(cursor: Cursor) -> int:
 
 def _number(data: Bytes, begin: I64, where: Field) -> U64:
     """A field of records as 64 bits; negative numbers modulo 2**64."""
-    octets = data[(begin + where.offset)[:, None] + np.arange(where.size)]
+    octets = windows(data, where.size)[begin + where.offset]
     sign = "i" if where.is_signed else "u"
     values: Column = octets.view(f"<{sign}{where.size}")[:, 0]
     return values.astype(np.int64).view(np.uint64) if where.is_signed else values.astype(
         np.uint64)
-
-
-def _without_place(error: InputError) -> InputError:
-    return InputError(error.reason, source=error.source)
