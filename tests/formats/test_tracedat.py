@@ -101,6 +101,37 @@ class TestForms:
         assert any("also has the buffers 'mine', 'x', which are not read" in note
                    for note in trace.notes)
 
+    @EVERY_FORM
+    def test_kernels_with_overrides(self, form):
+        grant = GRANTS[0]
+        page = f"page=0x{page_of(grant.pfn):x}"
+        texts = [
+            map_refs(grant, kmap=0xFFFF888000000000),
+            f"add_override: (m2p_add_override+0x0/0x1a0) mfn=0x{grant.mfn:x} {page} "
+            "kmap_op=0xffff888000000000",
+            set_p2m(grant.pfn, foreign(grant.mfn)),
+            f"remove_override: (m2p_remove_override+0x0/0x1a0) {page} kmap_op=0x0",
+            set_p2m(grant.pfn, INVALID)]
+        events = [Event(text, time=1000 * n) for n, text in enumerate(texts, 1)]
+        assert_same(read_dat(form(File(events))), as_text(events))
+
+    @pytest.mark.parametrize("fields", [
+        "count=2 kmap_ops=0x0 status=-3 r0=1 h0=2 a0=0xbdc01000 p0=0xffffea00023f8080 r1=3 h1=4 "
+        "a1=0xbdc02000 p1=0xffffea00023f80c0",
+        "count=1 kmap_ops=0x10 r0=1 h0=2 a0=0xbdc01000 p0=0x0",
+        "count=40 pages=0xffffc90040867b98",
+        "arg1=0xffffc90040867bf0 arg2=0x0 arg3=0x5 arg4=1 "
+        "arg5={0x1,0x100000002,0x300000000,0xbdc01000} arg6={0xffffea00023f8080}",
+        "kmap_ops=0x0 op={0x1,0x2,0x3,0x4} page={0xffffea00023f8080}",
+        "kmap_ops=0x0 count=1 op={0x0,0x0,0x0,0x0} page={0x0}"])
+    def test_calls_of_other_probes(self, fields):
+        events = [Event(f"set_foreign: (set_foreign_p2m_mapping+0x4/0x300) {fields}"),
+                  Event(set_p2m(0x8FE02, foreign(0xBDC01)), time=2000)]
+        found, expected = read_dat(File(events).version6()), as_text(events)
+        assert_same(found, expected)
+        assert [note[:20] for note in found.notes if "zeros only" in note] == [
+            note[:20] for note in expected.notes if "zeros only" in note]
+
     def test_the_event_stands_for_the_function_without_kallsyms(self):
         assert_same(read_dat(File(run(), kallsyms=False).version6()), as_text(run()))
 
