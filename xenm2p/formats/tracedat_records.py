@@ -96,7 +96,7 @@ class RecordReader:
         found: list[Found] = []
         losses: list[tuple[int, int]] = []
         first = 0
-        for pages, places in self._pages(part):
+        for pages, places in self.pages(part):
             try:
                 records = read_pages(pages)
             except DamagedPageError as error:
@@ -196,7 +196,7 @@ class RecordReader:
                              f"is shorter than its format, which has {end}",
                              source=self.layout.source)
 
-    def _pages(self, part: CpuData) -> Iterator[tuple[Bytes, I64]]:
+    def pages(self, part: CpuData) -> Iterator[tuple[Bytes, I64]]:
         """A cpu's pages, some at a time, (n, size) bytes, with their places in the file."""
         if not part.size:
             return
