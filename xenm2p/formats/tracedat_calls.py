@@ -62,7 +62,8 @@ def _by_slots(event: EventFormat, head: Head, raw: Bytes) -> Iterator[tuple[int 
     assert head.probe is not None
     named = next((event.fields[name] for name in head.probe.names_of("count")
                   if name in event.fields), None)
-    if named is None or not named.is_number:
+    has_arrays = any(each.is_array for each in event.fields.values())
+    if named is None or not named.is_number or not has_arrays:
         yield None, np.arange(len(raw))
         return
     octets = np.ascontiguousarray(raw[:, named.offset : named.end])
