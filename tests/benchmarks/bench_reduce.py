@@ -20,7 +20,8 @@ from xenm2p.kernels import MODELS, KernelModel
 from xenm2p.trace import Trace
 
 CASES = (("locks", "override", "XM101"), ("multi-share", "local-foreign", "XM204"),
-         ("ill-formed", "local-foreign", "XM305"), ("ill-formed", "p2m-only", "XM403"))
+         ("ill-formed", "local-foreign", "XM305"), ("ill-formed", "p2m-only", "XM403"),
+         ("ill-formed", "kmap-only", "XM205"))
 
 
 def main(arguments: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from xenm2p.engine import reference, vector
 from xenm2p.engine.replay import Options, Segment
 from xenm2p.findings import Context, describe, findings_of
 from xenm2p.findings.wanted import Wanted
+from xenm2p.formats.detect import read_trace
 from xenm2p.formats.workloads import generate
 from xenm2p.kernels import LOCAL_FOREIGN, MODELS, OVERRIDE, P2M_ONLY, KernelModel
 from xenm2p.trace import I64, KIND_BY_CODE, Events, Runs, Trace, same_trace
@@ -200,3 +201,14 @@ def test_many_events_become_a_handful() -> None:
 def test_a_finding_without_events_needs_none() -> None:
     nothing = Trace.of_events(Events.from_columns(0), memory=Runs.of([]))
     assert reducer_for(nothing, "XM101", OVERRIDE) is None
+
+
+def test_a_cycle_keeps_the_very_waits_that_it_is_made_of() -> None:
+    trace = read_trace("traces/lock-cycle.yaml")
+    reducer = reducer_for(trace, "XM102", OVERRIDE, LOCAL_FOREIGN)
+    assert reducer is not None
+    reduced, numbers = reducer.reduce()
+    assert numbers.tolist() == list(reducer.target.events)
+    kept = reducer.target.among(numbers)
+    assert kept is not None and reducer.shows(*renumbered(reduced, kept))
+    assert reducer.target.among(numbers[1:]) is None

@@ -1,8 +1,9 @@
 """Reduce: the smallest sub-trace that still shows a finding.
 
 First the events are cut to those that touch the finding's pages and frames (or, if that
-loses it, what these touch in turn), then to a stretch of time, then one by one; then the
-initial memory. Every step is checked by a replay, so that nothing is taken on trust.
+loses it, what these touch in turn), of these to a stretch of time around its proof, then one
+by one; then the initial memory. Every step is checked by a replay, so that nothing is taken
+on trust.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xenm2p.compare.closure import Reach, involved_events
 from xenm2p.compare.minimise import minimal, shortest_prefix
 from xenm2p.compare.surroundings import Row, memory_around, runs_of
-from xenm2p.engine.replay import NO_EVENT, Fact, Segment
+from xenm2p.engine.replay import NO_EVENT, Fact, Result, Segment
 from xenm2p.findings.collisions import LOCK_COLLISION, LOCK_CYCLE
 from xenm2p.findings.judge import findings_of, proving_events, rule_of
 from xenm2p.findings.rule import Findings
 from xenm2p.findings.wanted import Wanted
 from xenm2p.kernels import KernelModel
-from xenm2p.trace import I64, INVALID, U64, Events, Trace
+from xenm2p.trace import FRAME_MASK, I64, INVALID, U64, Events, Trace
 
 # Replays a trace under a model; the options are the caller's.
 Replay = Callable[[Trace, KernelModel], Iterator[Segment]]
@@ -36,9 +38,13 @@ _DECIDED_BY_OTHER = (Fact.MODEL_MISMATCH, Fact.LOST_EVENTS)
 # Rules whose `old` is a page.
 _OLD_IS_PAGE = (LOCK_COLLISION, LOCK_CYCLE, Fact.GUP_FAST_HAZARD, Fact.LOCAL_ALIAS)
 
+# Results of maps and unmaps that changed nothing.
+_UNDONE = (Result.EINVAL, Result.SKIP_LIST, Result.SKIP_KMAP, Result.ABORTED)
+
 # Above this many events the whole initial memory is given to a replay: to pick it apart
 # would cost more.
 _FEW = 2000
+_MARGIN = 16  # events around the proof that are tried first
 # What a finding is: equal in these columns is the same finding.
 _SAME = ("rule", "severity", "verdict", "unknown", "pfn", "mfn", "old", "new", *EVENTS)
 # What it is about under any model: entries and grades may differ.
@@ -87,6 +93,14 @@ class Target:
         return known
 
     @property
+    def all_frames(self) -> U64:
+        """The frames that it is about, and those of the p2m entries that it tells."""
+        told = [getattr(self.findings, name) for name in rule_of(self.findings, 0).entries]
+        entries = np.concatenate([self.frames, *told])
+        frames: U64 = entries[entries != np.uint64(INVALID)] & np.uint64(FRAME_MASK)
+        return frames
+
+    @property
     def proof(self) -> I64:
         """The events that prove it, ascending."""
         return np.array(self.events, np.int64)
@@ -109,14 +123,20 @@ class Target:
 
         None where an event is not there without which it would be another finding.
         """
+        needed = {name: getattr(self.findings, name) for name in EVENTS if name in self.same}
+        if self.findings.rule[0] == LOCK_CYCLE:
+            needed["maps"] = self.findings.maps[0]  # all the events of its waits
         located: dict[str, Any] = {}
-        for name in EVENTS:
-            event = int(getattr(self.findings, name)[0])
-            if event != NO_EVENT and name in self.same:
-                place = int(np.searchsorted(numbers, event))
-                if place == len(numbers) or numbers[place] != event:
-                    return None
-                located[name] = np.array([place], np.int64)
+        for name, events in needed.items():
+            is_event = events != NO_EVENT
+            places = np.searchsorted(numbers, events[is_event])
+            if not np.array_equal(numbers[np.minimum(places, len(numbers) - 1)]
+                                  if len(numbers) else numbers, events[is_event]):
+                return None
+            located[name] = np.array(events)
+            located[name][is_event] = places
+        if "maps" in located:
+            located["maps"] = _alone(located["maps"])
         return replace(self, findings=replace(self.findings, **located))
 
     def in_(self, segments: Iterator[Segment], model: KernelModel, names: Sequence[str]) -> bool:
@@ -128,9 +148,19 @@ class Target:
             is_same = np.ones(len(found), np.bool_)
             for name in names:
                 is_same &= getattr(found, name) == getattr(self.findings, name)[0]
+            if self.findings.rule[0] == LOCK_CYCLE and "event" in names:
+                proof = self.findings.maps[0]
+                is_same &= [np.array_equal(events, proof) for events in found.maps.tolist()]
             if is_same.any():
                 return True
         return False
+
+
+def _alone(events: I64) -> NDArray[np.object_]:
+    """One row that holds several events."""
+    row = np.empty(1, object)
+    row[0] = events
+    return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +189,7 @@ class Reducer:
     quick: Replay
     exact: Replay
     replays: int = 0
+    _undone: I64 | None = None  # numbers of the events that did nothing, once asked for
 
     def holds(self, part: Part, memory: Sequence[Row] | None = None) -> bool:
         """Whether `part` has the finding, and not under the other models."""
@@ -207,11 +238,44 @@ class Reducer:
         """The events that touch what the finding is about; wider, where that is not enough."""
         for reach in Reach:
             part = Part(*involved_events(
-                self.trace, reach, self.target.pages, self.target.frames,
+                self.trace, reach, self.target.pages, self.target.all_frames,
                 self.target.events))
-            if self.holds(part):
-                return part
+            for stretch in self._around_proof(part):
+                if self.holds(stretch):
+                    return stretch
+            # An unmap that was aborted as one before it failed is done where that one is gone.
+            for stretch in self._around_proof(self._done(part)):
+                if self.holds(stretch):
+                    return stretch
         raise AssertionError("the whole trace has the finding")
+
+    def _done(self, part: Part) -> Part:
+        """The part without events that did nothing in the whole trace, but for the proof."""
+        if self._undone is None:
+            self.replays += 1
+            undone = [np.flatnonzero(np.isin(segment.result, _UNDONE)) + segment.first_event
+                      for segment in self.quick(self.trace, self.model)]
+            self._undone = np.concatenate([np.zeros(0, np.int64), *undone])
+        is_undone = np.isin(part.numbers, self._undone)
+        is_undone &= ~np.isin(part.numbers, self.target.proof)
+        return part.rows(np.flatnonzero(~is_undone))
+
+    def _around_proof(self, part: Part) -> Iterator[Part]:
+        """The proof alone, then ever longer stretches around it, the last of all events.
+
+        Each is twice as long as the one before, so that all together cost little more than
+        the last; mostly one of the first is enough.
+        """
+        proof = np.flatnonzero(np.isin(part.numbers, self.target.proof))
+        yield part.rows(proof)
+        first, last = int(proof[0]), int(proof[-1])
+        margin = 0
+        while True:
+            begin, end = max(0, first - margin), last + 1 + margin
+            yield part.rows(slice(begin, end))
+            if begin == 0 and end >= len(part):
+                return
+            margin = max(_MARGIN, 2 * margin)
 
     def _stretch(self, part: Part) -> Part:
         """The events from one to another: what comes after, then what comes before, is cut."""
