@@ -231,6 +231,21 @@ def _no_runs() -> Runs:
 ChunkSource: TypeAlias = Callable[[], Iterator[Events]]
 
 
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A way into the middle of a trace.
+
+    A replay of the initial memory, then of `rows`, which are earlier events with `numbers`
+    (r,) int64 ascending, then of `chunks`, whose first event has the number `first_event`,
+    is from there on the same as a replay of all events, under every kernel model.
+    """
+
+    numbers: I64
+    rows: Events
+    first_event: int
+    chunks: Iterator[Events]
+
+
 @dataclass(slots=True)
 class Trace:
     """A trace: what is known before the first event, and the events in chunks.
@@ -240,7 +255,9 @@ class Trace:
     `chunks_of` starts a fresh iteration over the events at each call, except where
     `once` says that the input is a stream; `tasks` may grow while chunks are read.
     `length` is the number of events where it is known beforehand.
-    `notes` says in sentences what a capture could not show.
+    `notes` says in sentences what a capture could not show. `resume` gives the nearest way
+    in at or before an event number, where the file has checkpoints; `beyond` the first
+    event later than a time, None for none, where that can be had without reading all.
     """
 
     chunks_of: ChunkSource
@@ -253,6 +270,8 @@ class Trace:
     length: int | None = None
     once: bool = False
     notes: list[str] = field(default_factory=list)
+    resume: Callable[[int], Resumption] | None = None
+    beyond: Callable[[int], int | None] | None = None
 
     def chunks(self, size: int = 1 << 16) -> Iterator[Events]:
         """The events in order, in non-empty pieces of at most `size` rows (views)."""
@@ -272,6 +291,23 @@ class Trace:
     def task_name(self, task: int) -> str | None:
         """The name of a task index, None where it is absent."""
         return self.tasks[task] if 0 <= task < len(self.tasks) else None
+
+
+def event_beyond(trace: Trace, time: int) -> int | None:
+    """The number of the first event later than `time` in ns, None where none is.
+
+    Where times step back the first one counts, whatever comes after; but a file that can be
+    entered in the middle is searched by halves, which may find another one.
+    """
+    if trace.beyond is not None:
+        return trace.beyond(time)
+    first = 0
+    for chunk in trace.chunks():
+        is_beyond = chunk.time > time
+        if is_beyond.any():
+            return first + int(is_beyond.argmax())
+        first += len(chunk)
+    return None
 
 
 def same_trace(a: Trace, b: Trace) -> bool:

@@ -27,6 +27,7 @@ from xenm2p.errors import EXIT_CLEAN, EXIT_INTERRUPTED, OutputError, XenM2PError
 COMMANDS = {
     "replay": "Replay a trace: summary, collisions, findings.",
     "explain": "Tell the story of a finding, event, page, frame or grant.",
+    "state": "Show what holds at a moment, or differs between two.",
     "bisect": "Say which kernel brings a finding in, which cures it.",
     "report": "Write a bug report about a trace.",
     "reduce": "Write the smallest part of a trace that shows a finding.",

@@ -24,7 +24,7 @@ from xenm2p.formats.probe_signatures import SIGNATURES
 from xenm2p.formats.probes import PROBES, Probe
 from xenm2p.formats.workloads import WORKLOADS
 from xenm2p.kernels import MODELS
-from xenm2p.report.fields import TABLES
+from xenm2p.report.fields import STATE_TABLES, TABLES
 from xenm2p.trace import KINDS
 
 EXIT_STATUS = (
@@ -135,9 +135,9 @@ def _see_also(name: str) -> str:
 
 def _extra(name: str) -> Iterator[str]:
     """What only one page has: tables, findings, workloads."""
-    if name == "export":
+    if name in ("export", "state"):
         yield ".SH TABLES"
-        for table in TABLES.values():
+        for table in (TABLES if name == "export" else STATE_TABLES).values():
             yield from (f".SS {table.name}", roff(f"{table.help[0].upper()}{table.help[1:]}."))
             yield from _entries([(field.name, f"{field.help} ({field.cell.value})")
                                  for field in table.fields])

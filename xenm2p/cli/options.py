@@ -182,6 +182,18 @@ def filter_options(command: Command) -> Command:
     )(command)
 
 
+def holding_options(command: Command) -> Command:
+    """The filters of what holds at one moment: --pfn, --mfn, --domid, --ref, --task."""
+    return _all(
+        _filter("--pfn", "pfns", "FRAME", _frames,
+                "Show what concerns this page: 0x1010, 4112 or a span 0x1000-0x10ff."),
+        _filter("--mfn", "mfns", "FRAME", _frames, "Show what concerns this machine frame."),
+        _filter("--domid", "domids", "N", _number, "Show shares and grants of this domain."),
+        _filter("--ref", "refs", "N", _number, "Show shares and grants of this reference."),
+        _filter("--task", "tasks", "NAME", _name, "Show locks and grants of this task."),
+    )(command)
+
+
 def format_option(
     formats: Iterable[str], default: str, hints: Mapping[str, str] | None = None
 ) -> Option:

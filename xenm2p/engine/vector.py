@@ -35,9 +35,7 @@ def replay(
     Raises what reading the trace raises.
     """
     _keep_freed_memory()
-    tables = Tables.of(trace)
-    machine = Machine(model, Entries(lambda _: INVALID), Entries(lambda _: INVALID))
-    observer = Observer(machine, trace.domain, options or Options())
+    tables, observer = _begin(trace, model, options or Options())
     number = 0
     for events in trace.chunks(min(chunk, CHUNK)):
         yield from _replay_events(tables, observer, events, number)
@@ -45,6 +43,27 @@ def replay(
     take_out(tables, model, observer)
     observer.finish()
     yield observer.closing_segment(number)
+
+
+def replay_to_end(trace: Trace, model: KernelModel) -> tuple[Tables, Observer]:
+    """What the tables and an observer hold after the last event of `trace`.
+
+    The observer's machine has all shares, pages and override lists; which p2m and m2p
+    entries were touched, the tables tell. Raises what reading the trace raises.
+    """
+    tables, observer = _begin(trace, model, Options(judge_writes=False, details=False))
+    number = 0
+    for events in trace.chunks(CHUNK):
+        for _ in _replay_events(tables, observer, events, number):
+            pass
+        number += len(events)
+    take_out(tables, model, observer)
+    return tables, observer
+
+
+def _begin(trace: Trace, model: KernelModel, options: Options) -> tuple[Tables, Observer]:
+    machine = Machine(model, Entries(lambda _: INVALID), Entries(lambda _: INVALID))
+    return Tables.of(trace), Observer(machine, trace.domain, options)
 
 
 def _keep_freed_memory() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import BinaryIO
 
 from xenm2p.errors import InputError
@@ -15,10 +17,10 @@ from xenm2p.formats.binary_layout import (
     RecordType,
 )
 from xenm2p.formats.binary_reader import BinaryReader, Loss, Record, take_names
-from xenm2p.formats.binary_resume import ResumePoint, chunks_from, resume_point
+from xenm2p.formats.binary_resume import ResumePoint, chunks_from, event_beyond, resume_point
 from xenm2p.formats.binary_scan import BinaryReport, loss_of, scan_binary
 from xenm2p.formats.binary_writer import BinaryWriter, write_binary
-from xenm2p.trace import Events, Trace
+from xenm2p.trace import Events, Resumption, Trace
 
 __all__ = [
     "DEFAULT_CHUNK_EVENTS", "MAGIC", "VERSION", "BinaryReader", "BinaryReport",
@@ -70,7 +72,22 @@ def read_binary(path_or_stream: str | os.PathLike[str] | BinaryIO, source: str, 
                     _note(trace, note)
                 if events is not None:
                     yield events
+    if not (reader.once or salvage) and columns is None:
+        trace.resume = partial(_resumption, reader, trace)
+        trace.beyond = partial(_beyond, path_or_stream, source)
     return trace
+
+
+def _resumption(reader: BinaryReader, trace: Trace, event: int) -> Resumption:
+    point = resume_point(reader, event)
+    trace.tasks[:] = point.tasks  # from here on the trace's, which the chunks add to
+    point = replace(point, tasks=trace.tasks)
+    return Resumption(point.numbers, point.rows, point.first_event,
+                      (events for _, events in chunks_from(reader, point)))
+
+
+def _beyond(path: str | os.PathLike[str] | BinaryIO, source: str, time: int) -> int | None:
+    return event_beyond(BinaryReader(path, source, columns=frozenset({"time"})), time)
 
 
 def _note(trace: Trace, sentence: str) -> None:

@@ -240,6 +240,17 @@ class BinaryReader:
         is_end = record.head.type is RecordType.END and record.end == size
         return record if is_end else None
 
+    def chunk_offsets(self) -> list[int]:
+        """Offsets of chunks that the end record's index names, ascending; none without one."""
+        if self.end is None:
+            return []
+        try:
+            offsets = self.table_of(self.end, INDEX_COLUMNS)["offset"].tolist()
+        except Damage:
+            return []
+        is_whole = all(self.is_record_at(each, RecordType.CHUNK) for each in offsets)
+        return offsets if is_whole else []
+
     def offset_before(self, event: int) -> int:
         """Offset of a record from which a walk comes upon the chunk of `event`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -87,9 +88,38 @@ def chunks_from(reader: BinaryReader, point: ResumePoint) -> Iterator[tuple[int,
         reader.done_with(item)
 
 
-def _events(reader: BinaryReader, record: Record, tasks: list[str], known: int) -> Events:
+def event_beyond(reader: BinaryReader, time: int) -> int | None:
+    """The number of the first event later than `time` in ns, None where there is none.
+
+    Looked for by halves where the file has an index, so that among times that step back it
+    may be another than the very first. Raises InputError for damage.
+    """
+    offsets = reader.chunk_offsets()
+    later = bisect_right(offsets, time, key=lambda offset: _first_time(reader, offset))
+    start = offsets[later - 1] if later else None
+    # Names are not known here, nor needed: only times are read.
+    for item in reader.walk(start):
+        if isinstance(item, Loss):
+            _refuse(reader, item)
+        elif item.head.type is RecordType.CHUNK:
+            is_beyond = _events(reader, item, [], None).time > time
+            reader.done_with(item)
+            if is_beyond.any():
+                return item.head.first_event + int(is_beyond.argmax())
+    return None
+
+
+def _first_time(reader: BinaryReader, offset: int) -> int:
+    times = _events(reader, reader.record_at(offset), [], None).time
+    return int(times[0]) if len(times) else -(1 << 63)
+
+
+def _events(
+    reader: BinaryReader, record: Record, tasks: list[str], known: int | None
+) -> Events:
+    """A chunk's events; with `known` None its names are not taken."""
     try:
-        known = take_names(record, tasks, known, may_jump=False)
+        known = 0 if known is None else take_names(record, tasks, known, may_jump=False)
         return reader.events_of(record, known)[0]
     except Damage as damage:
         raise InputError(f"chunk at event {record.head.first_event}: {damage}",

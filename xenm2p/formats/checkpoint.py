@@ -315,6 +315,11 @@ class _History:
         pages = events.pfn[latest & is_failed]
         keep |= touches & member(events.pfn, pages)
         self._keep_pairs(keep, member(self.page, pages))
+        # A grant that is kept for its task must not look as if its access went on.
+        ends = np.flatnonzero(kind == Kind.END_GRANT)
+        ends = ends[last_of_each(events.ref[ends])]
+        granted = events.ref[latest & (kind == Kind.GRANT)]
+        keep[ends[member(events.ref[ends], granted)]] = True
         is_latest = latest[self.map_row]
         is_closed = self.undone_row >= 0
         is_latest[is_closed] |= latest[self.undone_row[is_closed]]

@@ -183,6 +183,7 @@ def _with_memory(trace: Trace, extra: Extra) -> Trace:
         is_told = (own.value == np.uint64(UNKNOWN_FRAME)) & known_in(extra.memory, own.start)[0]
         own = Runs(own.start[~is_told], own.value[~is_told], own.count[~is_told])
         trace.memory = _before(extra.memory, own)
+        trace.resume = None  # its checkpoints are made for the memory that the file has
         trace.notes = now_seen(trace.notes, MEMORY)
     return trace
 

@@ -204,3 +204,51 @@ TABLES: dict[str, TableSpec] = {
     spec.name: spec
     for spec in (EVENTS, TRANSITIONS, COLLISIONS, FINDINGS, SHARES, LOCKS, SUMMARY)
 }
+
+# Tables of what holds at one moment (`xenm2p state`).
+STATE_TABLES: dict[str, TableSpec] = {
+    spec.name: spec for spec in (
+        TableSpec("p2m", "p2m entries that are not as they began", (
+            _frame("pfn", "page"),
+            _frame("began", "entry before the first event"),
+            _frame("entry", "entry now"),
+        )),
+        TableSpec("m2p", "m2p entries that are not as they began", (
+            _frame("mfn", "machine frame"),
+            _frame("began", "page before the first event"),
+            _frame("entry", "page now"),
+        )),
+        TableSpec("overrides", "pages on the m2p override lists, each list newest first", (
+            _number("bucket", "hash bucket, 0 to 1023"),
+            _number("place", "place in the list, 0 is the newest"),
+            _frame("pfn", "backend page"),
+            _frame("mfn", "the page's private, which a search compares"),
+            _number("map_event", "map of the page's live share; absent: it has none"),
+        )),
+        TableSpec("shares", "live shares", (
+            _number("map_event", "event that mapped it"),
+            _frame("pfn", "backend page"),
+            _frame("mfn", "the shared frame"),
+            _number("domid", "the domain that granted it"),
+            _number("ref", "grant reference"),
+            _number("handle", "grant handle"),
+            _flag("user", "mapped for user space (kmap_ops given)"),
+            _number("time", "nanoseconds, of the map"),
+        )),
+        TableSpec("locks", "page locks that are held", (
+            _number("lock_event", "event that took it"),
+            _frame("pfn", "the locked page"),
+            _text("task", "task that took it"),
+            _number("time", "nanoseconds, when it was taken"),
+        )),
+        TableSpec("grants", "grants whose access has not ended", (
+            _number("event", "event that granted it"),
+            _number("ref", "grant reference"),
+            _number("domid", "the domain it is granted to"),
+            _frame("mfn", "the granted frame"),
+            _text("task", "task that granted it"),
+            _number("time", "nanoseconds, of the grant"),
+        )),
+    )
+}
+SIGN = _word("sign", "of two moments compared: - held at the first only, + at the second only")
