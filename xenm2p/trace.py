@@ -257,7 +257,8 @@ class Trace:
     `length` is the number of events where it is known beforehand.
     `notes` says in sentences what a capture could not show. `resume` gives the nearest way
     in at or before an event number, where the file has checkpoints; `beyond` the first
-    event later than a time, None for none, where that can be had without reading all.
+    event later than a time, None for none, where that can be had without reading all; its
+    second argument as `by_halves` of `event_beyond`.
     """
 
     chunks_of: ChunkSource
@@ -271,7 +272,7 @@ class Trace:
     once: bool = False
     notes: list[str] = field(default_factory=list)
     resume: Callable[[int], Resumption] | None = None
-    beyond: Callable[[int], int | None] | None = None
+    beyond: Callable[[int, bool], int | None] | None = None
 
     def chunks(self, size: int = 1 << 16) -> Iterator[Events]:
         """The events in order, in non-empty pieces of at most `size` rows (views)."""
@@ -293,14 +294,14 @@ class Trace:
         return self.tasks[task] if 0 <= task < len(self.tasks) else None
 
 
-def event_beyond(trace: Trace, time: int) -> int | None:
+def event_beyond(trace: Trace, time: int, *, by_halves: bool = False) -> int | None:
     """The number of the first event later than `time` in ns, None where none is.
 
-    Where times step back the first one counts, whatever comes after; but a file that can be
-    entered in the middle is searched by halves, which may find another one.
+    Where times step back the first one counts, whatever comes after; but with `by_halves`
+    a file that can be entered in the middle is searched so, which may find another one.
     """
     if trace.beyond is not None:
-        return trace.beyond(time)
+        return trace.beyond(time, by_halves)
     first = 0
     for chunk in trace.chunks():
         is_beyond = chunk.time > time

@@ -140,7 +140,7 @@ def test_a_time_is_found_by_halves_where_times_ascend(
     rows = [{"kind": "lookup", "mfn": 1, "time": at} for at in sorted(steps)]
     trace = trace_of(rows)
     file = as_file(trace, tmp_path_factory.mktemp("state") / "t.xm2p", chunk)
-    assert event_beyond(file, time) == event_beyond(trace, time)
+    assert event_beyond(file, time, by_halves=True) == event_beyond(trace, time)
 
 
 def test_a_time_is_found_in_a_file_that_was_cut(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_time_is_found_in_a_file_that_was_cut(tmp_path: Path) -> None:
     path = tmp_path / "cut.xm2p"
     as_file(trace, path, 2)
     path.write_bytes(path.read_bytes()[:-1])
-    assert event_beyond(read_binary(path, "x"), 4) == 5
+    assert event_beyond(read_binary(path, "x"), 4, by_halves=True) == 5
 
 
 def test_damage_before_the_moment_is_an_error_not_a_wrong_state(tmp_path: Path) -> None:

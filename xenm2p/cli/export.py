@@ -37,6 +37,10 @@ def export_command(
     or an empty cell in csv. The first line of jsonl is a header object with the schema,
     the table and the kernel model.
 
+    With --from an .xm2p file is entered at its newest checkpoint before, where that gives
+    the same rows: for all tables but locks and summary, without --domid, --ref, --task,
+    --cpu, --kind and --strict.
+
     An export passes no judgement: it exits with 0 whatever the rows say.
 
     \b
@@ -68,8 +72,7 @@ def _batches(session: Session, table: str) -> Iterator[Columns]:
 
     context = Context(session.trace, session.heading.model)
     columns_of = SEGMENT_TABLES[table]
-    needs_details = table in ("transitions", "shares", "locks")
-    for segment in session.segments(details=needs_details or not session.selection.everything):
+    for segment in session.segments_of_window(table):
         yield columns_of(segment, context, session.selection)
 
 

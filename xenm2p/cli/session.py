@@ -14,6 +14,7 @@ from xenm2p.cli.options import AUTO
 from xenm2p.cli.progress import with_progress
 from xenm2p.compare.agreement import JUDGING, Agreement, agreement_of, choose
 from xenm2p.engine.replay import Fact, Options, Segment
+from xenm2p.engine.resuming import renumbered, resumed_trace
 from xenm2p.errors import EXIT_LOSSY, UsageError
 from xenm2p.findings import Tally
 from xenm2p.formats.binary_reader import Loss
@@ -23,12 +24,18 @@ from xenm2p.kernels import DEFAULT_MODEL, MODELS, KernelModel, model_for
 from xenm2p.report.fields import SCHEMA
 from xenm2p.report.overview import Heading
 from xenm2p.report.selection import Point, Selection
-from xenm2p.trace import Trace
+from xenm2p.trace import Resumption, Trace, event_beyond
 
 if TYPE_CHECKING:
     from xenm2p.compare.reduce import Target
 
 Engine = Callable[[Trace, KernelModel, Options], Iterator[Segment]]
+
+
+# The tables of which a replay from a checkpoint gives the same rows, and of these the ones
+# that nothing after the window adds to.
+_RESUMED = ("events", "transitions", "collisions", "findings", "shares")
+_WITHIN = ("events", "transitions")
 
 
 @dataclass(slots=True)
@@ -78,6 +85,45 @@ class Session:
     selection: Selection
     losses: list[Loss]
     lossy: bool = False
+
+    def segments_of_window(self, table: str) -> Iterator[Segment]:
+        """The replay as far as it has rows of `table` that the selection shows.
+
+        It starts at the newest checkpoint before --from where the rows are then the same: not
+        for locks, whose release may not have been seen, nor where rows are chosen by the
+        attributes of earlier events; nor with --strict, which asks for losses of all the trace.
+        """
+        resumption = None
+        if table in _RESUMED and not self.selection.by_attribute and not self.request.strict:
+            resumption = self._resumption()
+        if resumption is None:
+            needs_details = table in ("transitions", "shares", "locks")
+            yield from self.segments(details=needs_details or not self.selection.everything)
+            return
+        options = Options(assume_dio=self.request.assume_dio, judge_writes=self.heading.judged)
+        replay = engine_named(self.request.engine)
+        trace = resumed_trace(self.trace, resumption)
+        length = self.trace.length
+        for segment in with_progress(
+                renumbered(replay(trace, self.heading.model, options), resumption),
+                lambda segment: len(segment.events),
+                None if length is None else length - resumption.first_event,
+                wanted=self.request.progress and not self.request.quiet):
+            self.selection.observe(segment, self.trace)
+            yield segment
+            if table in _WITHIN and self.selection.is_over:
+                return
+
+    def _resumption(self) -> Resumption | None:
+        first = self.selection.first
+        if first is None or self.trace.resume is None:
+            return None
+        if first.is_time:
+            begin = event_beyond(self.trace, first.value - 1)
+            if begin is None:
+                return None
+            first = self.selection.first = Point(begin, is_time=False)
+        return self.trace.resume(first.value)
 
     def segments(self, *, details: bool) -> Iterator[Segment]:
         """The replay; the selection has observed each segment that comes out."""

@@ -109,7 +109,7 @@ def _state_at(session: Session, point: Point | None) -> State:
     event = None
     if point is not None:
         value, is_time = point
-        beyond = event_beyond(session.trace, value) if is_time else value + 1
+        beyond = event_beyond(session.trace, value, by_halves=True) if is_time else value + 1
         event = None if beyond is None else beyond - 1
     try:
         return state_after(session.trace, session.heading.model, event)

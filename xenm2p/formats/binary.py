@@ -86,8 +86,11 @@ def _resumption(reader: BinaryReader, trace: Trace, event: int) -> Resumption:
                       (events for _, events in chunks_from(reader, point)))
 
 
-def _beyond(path: str | os.PathLike[str] | BinaryIO, source: str, time: int) -> int | None:
-    return event_beyond(BinaryReader(path, source, columns=frozenset({"time"})), time)
+def _beyond(
+    path: str | os.PathLike[str] | BinaryIO, source: str, time: int, by_halves: bool
+) -> int | None:
+    reader = BinaryReader(path, source, columns=frozenset({"time"}))
+    return event_beyond(reader, time, by_halves=by_halves)
 
 
 def _note(trace: Trace, sentence: str) -> None:

@@ -88,15 +88,17 @@ def chunks_from(reader: BinaryReader, point: ResumePoint) -> Iterator[tuple[int,
         reader.done_with(item)
 
 
-def event_beyond(reader: BinaryReader, time: int) -> int | None:
+def event_beyond(reader: BinaryReader, time: int, *, by_halves: bool) -> int | None:
     """The number of the first event later than `time` in ns, None where there is none.
 
-    Looked for by halves where the file has an index, so that among times that step back it
+    Looked for `by_halves` where the file has an index, so that among times that step back it
     may be another than the very first. Raises InputError for damage.
     """
-    offsets = reader.chunk_offsets()
+    offsets = reader.chunk_offsets() if by_halves else []
     later = bisect_right(offsets, time, key=lambda offset: _first_time(reader, offset))
-    start = offsets[later - 1] if later else None
+    # Else what the index names is no chunk: it is damaged, and the file is walked.
+    is_chunk = later > 0 and reader.is_record_at(offsets[later - 1], RecordType.CHUNK)
+    start = offsets[later - 1] if is_chunk else None
     # Names are not known here, nor needed: only times are read.
     for item in reader.walk(start):
         if isinstance(item, Loss):
@@ -110,6 +112,8 @@ def event_beyond(reader: BinaryReader, time: int) -> int | None:
 
 
 def _first_time(reader: BinaryReader, offset: int) -> int:
+    if not reader.is_record_at(offset, RecordType.CHUNK):
+        return 1 << 63  # later than any time
     times = _events(reader, reader.record_at(offset), [], None).time
     return int(times[0]) if len(times) else -(1 << 63)
 

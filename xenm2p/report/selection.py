@@ -76,6 +76,11 @@ class Selection:
             self._starts.append(segment.first_event)
             self._bits.append(np.packbits(self._have_attributes(segment, trace)))
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the window has ended within what was observed."""
+        return self._end is not None
+
     def _find_window(self, segment: Segment) -> None:
         """Move the ends of the window; where time steps back, the first crossing counts."""
         if self._begin is None:
