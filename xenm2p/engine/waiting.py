@@ -13,7 +13,7 @@ import numpy as np
 from xenm2p.engine.locking import Held
 from xenm2p.engine.looking import Looks
 from xenm2p.engine.losing import Losses
-from xenm2p.engine.order import Mask
+from xenm2p.engine.order import Mask, order_of
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import Cycles
 from xenm2p.engine.tables import Slot
@@ -99,20 +99,21 @@ def _begun(work: Work, looks: Looks, held: Held) -> Begun:
     at = answers.event - work.first
     kind = chunk.kind.take(at)
     rows = np.flatnonzero(is_kind(kind, Kind.DIO_READ) | is_kind(kind, Kind.DIO_WRITE))
-    if not len(rows) or not len(shares.event):
+    pos = at[rows]
+    resolved = answers.resolved[rows]
+    met = _lock_at(work, held, resolved, pos)
+    issued = _lock_at(work, held, answers.frontend[rows], pos)
+    met[~is_kind(kind[rows], Kind.DIO_READ) | (resolved == chunk.pfn.take(pos))] = -1
+    touches = np.flatnonzero((met >= 0) | (issued >= 0))
+    if not len(touches) or not len(shares.event):
         none = np.zeros(0, np.int64)
         return Begun(none, none, none, none, none > 0, none, none)
-    pos = at[rows]
-    pfn = chunk.pfn.take(pos)
-    share = _share_at(work, tables.pages.find(pfn), pos)
+    pos, met, issued = pos[touches], met[touches], issued[touches]
+    share = _share_at(work, tables.pages.find(chunk.pfn.take(pos)), pos)
     began = shares.event.take(share, mode="wrap")
     task = chunk.task.take(pos).astype(np.int64)
-    resolved, frontend = answers.resolved[rows], answers.frontend[rows]
 
-    met = _lock_at(work, held, resolved, pos)
-    waits = is_kind(kind[rows], Kind.DIO_READ) & (resolved != pfn)
-    waits &= (share >= 0) & (met >= 0) & (held.event.take(met, mode="wrap") > began)
-    issued = _lock_at(work, held, frontend, pos)
+    waits = (share >= 0) & (met >= 0) & (held.event.take(met, mode="wrap") > began)
     waited = (share >= 0) & (issued >= 0) & (held.event.take(issued, mode="wrap") < began)
 
     # The wait for a lock stands before the wait for I/O that the same event begins.
@@ -134,7 +135,7 @@ def _share_at(work: Work, page: Slot, pos: Slot) -> Slot:
     shares = work.shares
     slot = work.tables.pages.find(shares.pfn)
     key = (slot << 18) | (shares.begin + 1)
-    order = np.argsort(key)
+    order = order_of(slot, shares.begin)
     row = np.searchsorted(key[order], (page << 18) | (pos + 1)) - 1
     share = order.take(row, mode="wrap")
     is_there = (row >= 0) & (page > 0) & (slot[share] == page) & (shares.end[share] > pos)
