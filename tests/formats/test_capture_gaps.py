@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.build import events_of, foreign
-from xenm2p.formats.capture_gaps import MEMORY, SHARES, now_seen, sees, with_proven_losses
+from xenm2p.formats.capture_gaps import with_proven_losses
+from xenm2p.formats.capture_sight import MEMORY, SHARES, now_seen, sees
 from xenm2p.trace import INVALID, KIND_BY_CODE, NO_CPU, NO_REF, Events
 
 PAGE = 0x8000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from xenm2p.engine.resuming import renumbered, resumed_trace
 from xenm2p.errors import EXIT_LOSSY, UsageError
 from xenm2p.findings import Tally
 from xenm2p.formats.binary_reader import Loss
-from xenm2p.formats.capture_gaps import what_is_seen
+from xenm2p.formats.capture_sight import what_is_seen
 from xenm2p.formats.detect import read_trace
 from xenm2p.kernels import DEFAULT_MODEL, MODELS, KernelModel, model_for
 from xenm2p.report.fields import SCHEMA
@@ -216,6 +215,8 @@ def _tally_of(session: Session, *, keep: int = 0) -> Tally:
 
 def digest_of(name: str) -> str:
     """The sha256 of a file, in hex."""
+    import hashlib  # which loads OpenSSL
+
     digest = hashlib.sha256()
     with Path(name).open("rb") as file:
         while block := file.read(1 << 20):

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xenm2p.formats.capture_gaps import sees, with_proven_losses
+from xenm2p.formats.capture_gaps import with_proven_losses
+from xenm2p.formats.capture_sight import sees
 from xenm2p.formats.ftrace_calls import CallTable
 from xenm2p.formats.ftrace_events import (
     CallEvents,

@@ -175,10 +175,10 @@ def _read_yaml(opened: BinaryInput, extra: Extra) -> Trace:
 
 def _with_memory(trace: Trace, extra: Extra) -> Trace:
     """The trace with a dump's rows before its own, but for shares whose frames it tells."""
-    from xenm2p.formats.capture_gaps import MEMORY, now_seen
-    from xenm2p.formats.ftrace_events import UNKNOWN_FRAME, known_in
-
     if extra.memory is not None:
+        from xenm2p.formats.capture_sight import MEMORY, now_seen
+        from xenm2p.formats.ftrace_events import UNKNOWN_FRAME, known_in
+
         own = trace.memory
         is_told = (own.value == np.uint64(UNKNOWN_FRAME)) & known_in(extra.memory, own.start)[0]
         own = Runs(own.start[~is_told], own.value[~is_told], own.count[~is_told])
@@ -344,9 +344,11 @@ def read_grants(name: str) -> GrantDump:
 
 def _begun(trace: Trace, extra: Extra) -> Trace:
     """The trace, with what a grant dump has live before it as its first events."""
+    if extra.grants is None:
+        return trace
     from xenm2p.formats.initial_grants import with_initial_grants
 
-    return trace if extra.grants is None else with_initial_grants(trace, extra.grants)
+    return with_initial_grants(trace, extra.grants)
 
 
 def _before(first: Runs, then: Runs) -> Runs:

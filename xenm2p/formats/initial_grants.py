@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.formats.capture_gaps import SHARES, now_seen
+from xenm2p.formats.capture_sight import SHARES, now_seen
 from xenm2p.formats.ftrace_events import UNKNOWN_FRAME, known_in
 from xenm2p.formats.ftrace_writes import is_foreign_entry
 from xenm2p.formats.grantdump import GrantDump
