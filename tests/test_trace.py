@@ -168,7 +168,8 @@ def test_another_header_is_another_trace(header: dict[str, object]) -> None:
 def test_another_cell_is_another_trace(name: str) -> None:
     trace = trace_of(THREE)
     changed = Events.concat([trace.events()])
-    getattr(changed, name)[1] ^= 1
+    column = getattr(changed, name)
+    column[1] ^= column.dtype.type(1)
     assert not same_trace(
         trace, Trace.of_events(changed, memory=trace.memory, m2p=trace.m2p, tasks=trace.tasks))
 

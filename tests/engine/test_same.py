@@ -132,3 +132,21 @@ def test_the_reads_of_two_pages_in_one_chunk_are_told_apart():
     got = Outcome.of(vector.replay(trace, OVERRIDE, chunk=2), OVERRIDE)
     assert first_differences(got, wanted) == {}
     assert wanted.rows()["collisions"]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4, 6])
+def test_m2p_comes_back_to_a_page_left_marked_while_a_kernel_backend_shares_it(
+    chunk: int
+) -> None:
+    """The share's end leaves the mark (XM201), though m2p was elsewhere when it began."""
+    trace = trace_of([
+        {"kind": "map", "mfn": 0x50010, "pfn": 0x8000, "user": True},
+        {"kind": "set_m2p", "mfn": 0x50010, "pfn": 0x1020},
+        {"kind": "unmap", "pfn": 0x8000, "user": True},
+        {"kind": "map", "mfn": 0x50010, "pfn": 0x8001},
+        {"kind": "set_m2p", "mfn": 0x50010, "pfn": 0x1010},
+        {"kind": "unmap", "pfn": 0x8001},
+    ])
+    for model in MODELS.values():
+        assert_same(trace, model, Options(), chunk, 1)
+    assert_same(history(707, [True] * 120), MODELS["kmap-only"], Options(), 1000, 1)

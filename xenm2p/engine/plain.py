@@ -154,6 +154,9 @@ def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:
             return None  # direct I/O was seen on a share that no override hides
         if not _no_stale_override(work, asks):
             return None
+        kernels = work.ended[~work.owned("user", work.ended).astype(np.bool_)]
+        if _has_moved(work, tables.frame_slots(work.owned("mfn", kernels))):
+            return None  # m2p may name a page whose mark nothing takes off
         listed = chunk.user.take(pos) != 0
         unlisted = np.concatenate([
             frame[~listed],
@@ -195,7 +198,12 @@ def _nothing_stuck(work: Work) -> bool:
     if not tables.starts_foreign and not column["odd"][:used].any():
         return True
     frames = tables.frame_slots(work.owned("mfn", work.ended))
-    return frontends_are_plain(tables, work.model, frames)
+    return not _has_moved(work, frames) and frontends_are_plain(tables, work.model, frames)
+
+
+def _has_moved(work: Work, frames: Slot) -> bool:
+    """Whether m2p changes in the chunk for any of these frames."""
+    return work.owners is not None and bool(np.isin(work.owners.frame, frames).any())
 
 
 def _frame_facts(work: Work, shared: Sharing | None) -> None:
