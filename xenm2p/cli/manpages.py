@@ -90,7 +90,8 @@ def _options(command: click.Command) -> Iterator[str]:
 
 
 def _spelling(option: click.Option) -> str:
-    flags = ", ".join(option.opts)
+    # click before 8.3 takes those of --help from a set, whose order changes.
+    flags = ", ".join(sorted(option.opts, key=len))
     if option.secondary_opts:
         flags += " / " + ", ".join(option.secondary_opts)
     return flags if option.is_flag else f"{flags} {option.metavar}"
