@@ -13,7 +13,7 @@ from xenm2p.engine.order import (
     head_rows,
     newest_live,
     order_of,
-    sort_with_position,
+    sort_rows,
     tail_rows,
 )
 from xenm2p.engine.overrides import Overrides, Sharing, Writes, frontend_entries
@@ -47,9 +47,8 @@ def follow(
     key <<= POS_BITS
     key |= np.concatenate([pos, end[over], overrides.old_end[old],
                            overrides.query_pos[asked], writes.pos])
-    by_both = sort_with_position(key)
-    order = order_of(key) if by_both is None else by_both.pos
-    key = key.take(order) if by_both is None else by_both.values()
+    by_both = sort_rows(key)
+    order, key = by_both.row, by_both.values()
     row_frame, row_pos = key >> POS_BITS, key & ((1 << POS_BITS) - 1)
     added, changes = order < sizes[0], order < sizes[2]
     removed = changes & ~added

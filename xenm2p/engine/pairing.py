@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.engine.order import Mask, head_rows, order_of, sort_with_position
+from xenm2p.engine.order import Mask, head_rows, order_of, sort_rows
 from xenm2p.engine.replay import NO_EVENT, Result
 from xenm2p.engine.tables import Slot, Tables, foreign
 from xenm2p.kernels import KernelModel
@@ -124,9 +124,8 @@ def pair(
     pfn = chunk.pfn if rows is None else chunk.pfn.take(rows)
     # Backend pages are mostly neighbours: then their numbers sort as fast as slots, and
     # slots need to be found once a page only, not once an event.
-    by_page = sort_with_position(pfn) or sort_with_position(tables.page_slots(pfn))
-    assert by_page is not None, "slots fit into 47 bits"
-    order, head = by_page.pos, head_rows(by_page.above)
+    by_page = sort_rows(pfn)
+    order, head = by_page.row, head_rows(by_page.above)
     pos = order if rows is None else rows.take(order)
     heads = np.flatnonzero(head)
     of_page = tables.page_slots(pfn.take(order.take(heads)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from xenm2p.engine.following import follow
-from xenm2p.engine.order import Mask, distinct, head_rows, order_of, sort_with_position, tail_rows
+from xenm2p.engine.order import Mask, distinct, head_rows, order_of, sort_rows, tail_rows
 from xenm2p.engine.overrides import Overrides, Sharing, frontend_entries, no_mask
 from xenm2p.engine.replay import NO_EVENT
 from xenm2p.engine.tables import Slot, Tables
@@ -25,9 +25,8 @@ def share(
 
     None where a frame's frontend entry is not what its overrides explain.
     """
-    by_frame = sort_with_position(overrides.frame, overrides.pos)
-    assert by_frame is not None, "slots fit into 47 bits"
-    pos, frame = by_frame.pos, by_frame.values()
+    by_frame = sort_rows(overrides.frame)
+    pos, frame = overrides.pos.take(by_frame.row), by_frame.values()
     end = overrides.end.take(pos)
     is_head = head_rows(by_frame.above)
     frames, first_pos = _kept(is_head, frame, pos)
