@@ -150,3 +150,57 @@ def test_m2p_comes_back_to_a_page_left_marked_while_a_kernel_backend_shares_it(
     for model in MODELS.values():
         assert_same(trace, model, Options(), chunk, 1)
     assert_same(history(707, [True] * 120), MODELS["kmap-only"], Options(), 1000, 1)
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_m2p_leaves_a_page_twice_and_comes_back_in_one_chunk(chunk: int) -> None:
+    """The page was taken for marked as it was before the chunk, and so not marked again."""
+    trace = trace_of([
+        {"kind": "map", "mfn": 0x50010, "pfn": 0x8000, "user": True},
+        {"kind": "set_m2p", "mfn": 0x50010, "pfn": 0x1020},
+        {"kind": "set_m2p", "mfn": 0x50010, "pfn": 0x1010},
+        {"kind": "unmap", "pfn": 0x8000, "user": True},
+        {"kind": "set_m2p", "mfn": 0x50010, "pfn": 0x1020},
+        {"kind": "set_m2p", "mfn": 0x50010, "pfn": 0x1010},
+        {"kind": "map", "mfn": 0x50010, "pfn": 0x8001, "user": True},
+    ])
+    for model in MODELS.values():
+        assert_same(trace, model, Options(), chunk, 1)
+    assert_same(history(100749, [True] * 240), MODELS["kmap-only"], Options(), 1000, 1)
+
+
+KMAP_MIXED = {
+    "listed pages outlive their shares": [
+        {"kind": "map", "mfn": 0x50001, "pfn": 0x8000, "user": True},
+        {"kind": "unmap", "pfn": 0x8000},
+        {"kind": "map", "mfn": 0x50002, "pfn": 0x8000, "user": True},
+        {"kind": "map", "mfn": 0x50002, "pfn": 0x8000},
+        {"kind": "lookup", "mfn": 0x50001},
+        {"kind": "unmap", "pfn": 0x8000, "user": True},
+        {"kind": "map", "mfn": 0x50001, "pfn": 0x8001, "user": True},
+        {"kind": "unmap", "pfn": 0x8001, "user": True},
+    ],
+    "shares replaced by another": [
+        {"kind": "map", "mfn": 0x50001, "pfn": 0x8000, "user": True},
+        {"kind": "map", "mfn": 0x50002, "pfn": 0x8000},
+        {"kind": "map", "mfn": 0x50003, "pfn": 0x8001},
+        {"kind": "map", "mfn": 0x50004, "pfn": 0x8001, "user": True},
+        {"kind": "unmap", "pfn": 0x8001, "user": True},
+        {"kind": "unmap", "pfn": 0x8000, "user": True},
+        {"kind": "map", "mfn": 0x50001, "pfn": 0x8000},
+        {"kind": "unmap", "pfn": 0x8000},
+    ],
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("name", KMAP_MIXED)
+def test_kmap_ops_that_come_and_go_never_need_the_rules(name: str, chunk: int) -> None:
+    """A page that stayed listed once made every chunk after it two thousand times as slow."""
+    trace, model = trace_of(KMAP_MIXED[name]), MODELS["kmap-only"]
+    wanted = Outcome.of(reference.replay(trace, model), model)
+    with mock.patch.object(vector, "replay_chunk") as replay_by_the_rules:
+        got = Outcome.of(vector.replay(trace, model, chunk=chunk), model)
+    assert not replay_by_the_rules.called
+    assert first_differences(got, wanted) == {}
+    assert Fact.STUCK_FOREIGN in wanted.facts.fact

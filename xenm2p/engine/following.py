@@ -41,12 +41,14 @@ def follow(
     old = np.flatnonzero(is_followed.take(overrides.old_frame))
     asked = np.flatnonzero(is_followed.take(overrides.query_frame))
     writes = overrides.writes
-    sizes = np.cumsum([len(begun), len(over), len(old), len(asked), len(writes.pos)])
+    ends = overrides.ends
+    sizes = np.cumsum([len(begun), len(over), len(old), len(asked), len(writes.pos),
+                       len(ends.pos)])
     key = np.concatenate([frame, frame[over], overrides.old_frame[old],
-                          overrides.query_frame[asked], writes.frame])
+                          overrides.query_frame[asked], writes.frame, ends.frame])
     key <<= POS_BITS
     key |= np.concatenate([pos, end[over], overrides.old_end[old],
-                           overrides.query_pos[asked], writes.pos])
+                           overrides.query_pos[asked], writes.pos, ends.pos])
     by_both = sort_rows(key)
     order, key = by_both.row, by_both.values()
     row_frame, row_pos = key >> POS_BITS, key & ((1 << POS_BITS) - 1)
@@ -54,9 +56,16 @@ def follow(
     removed = changes & ~added
     # Of rows that change nothing the event is 0, which the exclusive or leaves alone.
     event = np.concatenate([pos + first, pos[over] + first, overrides.old_event[old],
-                            np.zeros(int(sizes[4] - sizes[2]), np.int64)]).take(order)
+                            np.zeros(int(sizes[5] - sizes[2]), np.int64)]).take(order)
     is_query = (order >= sizes[2]) & (order < sizes[3])
-    write = np.where(order >= sizes[3], order - sizes[3], -1) if len(writes.pos) else None
+    is_end = order >= sizes[4]
+    write = None
+    if len(writes.pos) or len(ends.pos):
+        write = np.where((order >= sizes[3]) & ~is_end, order - sizes[3], -1)
+    unmarks = removed
+    if len(ends.pos):
+        unmarks = removed & ~np.isin(row_pos, ends.pos[ends.was_listed & ~ends.unmarks])
+        unmarks[is_end] = ends.unmarks.take(order[is_end] - sizes[4])
     is_head = head_rows(row_frame)
     heads = np.flatnonzero(is_head)
     frames = row_frame.take(heads)
@@ -90,7 +99,7 @@ def follow(
         before, after = _quiet_states(model, heads, group, first_state, count)
     else:
         before, after = _states(
-            model, writes, heads, group, first_state, change, count, write)
+            model, writes, heads, group, first_state, change, unmarks & (count == 0), write)
     over_rows = np.zeros(0, np.int64)
     if write is not None:
         is_write = write >= 0
@@ -100,15 +109,15 @@ def follow(
         hot = is_write & (count != 0)
         made.is_hot = bool(hot.any())
         moves = _of_writes(writes.moves, write)
-        moved = hot & moves
+        moved = moves & (hot | (before == _MARKED) | _of_writes(writes.marked, write))
         if model.marks_frontend and moved.any():
             for at in distinct(group[moved]).tolist():
                 stop = heads[at + 1] if at + 1 < len(heads) else len(group)
                 span = slice(int(heads[at]), int(stop))
                 page = int(tables.frames.column["page"][frames[at]])
                 made.left += _move(
-                    writes, span, int(first_state[at]), page, int(frames[at]), change, count,
-                    write, row_pos, before, after)
+                    writes, span, int(first_state[at]), page, int(frames[at]), change,
+                    unmarks & (count == 0), write, row_pos, before, after)
         on_mark = is_write & (before == _MARKED)
         if (on_mark & ~_of_writes(writes.takes, write)).any():
             return False
@@ -120,7 +129,7 @@ def follow(
     made.multi_other = xor.take(second) ^ event.take(second)
     if model.marks_frontend:
         sets = np.flatnonzero((before == _PLAIN) & (after == _MARKED) & added)
-        clears = np.flatnonzero((before == _MARKED) & (after == _PLAIN) & removed)
+        clears = np.flatnonzero((before == _MARKED) & (after == _PLAIN) & unmarks)
         made.set_pos = np.concatenate([made.set_pos, row_pos.take(sets)])
         made.set_end = np.concatenate([
             made.set_end, np.full(len(made.set_pos) - len(made.set_end), length)])
@@ -144,6 +153,8 @@ def follow(
         overrides, rows, live_group, live_event, group, event, added, count, xor, row_pos, first)
     made.over_pos, made.over_newest = row_pos.take(over_rows), newest[len(looks):]
     at = asked.take(order.take(looks) - sizes[2])
+    made.left_marked = np.zeros(len(ends.pos), np.bool_)
+    made.left_marked[order[is_end] - sizes[4]] = after[is_end] == _MARKED
     made.query_local[at] = after.take(looks) != _OTHER
     made.query_marked[at] = after.take(looks) == _MARKED
     made.query_newest[at] = newest[: len(looks)]
@@ -174,12 +185,13 @@ def _quiet_states(
 
 def _states(
     model: KernelModel, writes: Writes, heads: Slot, group: Slot, first_state: Slot,
-    change: Slot, count: Slot, write: Slot,
+    change: Slot, unmarks: Mask, write: Slot,
 ) -> tuple[Slot, Slot]:
     """The state of each row's frontend entry before and after it.
 
     A write makes it plain or other; a begun override marks a plain one, the end of the
-    last un-marks it, and neither does anything to an entry that is not the frame's own.
+    last un-marks it (`unmarks`), and neither does anything to an entry that is not the
+    frame's own.
     """
     rows = np.arange(len(group))
     takes = _of_writes(writes.takes, write)
@@ -187,7 +199,7 @@ def _states(
     plain = takes & _of_writes(writes.plain, write) | marked
     sets = takes
     if model.marks_frontend:
-        sets = takes | (change > 0) | ((change < 0) & (count == 0))
+        sets = takes | (change > 0) | unmarks
     last_write = np.maximum.accumulate(np.where(takes, rows, -1))
     last_set = np.maximum.accumulate(np.where(sets, rows, -1))
     start = heads[group]
@@ -203,32 +215,39 @@ def _states(
 
 
 def _move(
-    writes: Writes, rows: slice, state: int, page: int, frame: int, change: Slot, count: Slot,
+    writes: Writes, rows: slice, state: int, page: int, frame: int, change: Slot, unmarks: Mask,
     write: Slot, pos: Slot, before: Slot, after: Slot,
 ) -> list[tuple[int, int, int]]:
     """Follow one frame whose m2p entry changes while it has overrides, row by row.
 
-    An entry that m2p leaves keeps its mark. Fills in `before` and `after`, and gives the
-    pages left marked: (page slot, frame slot, position); frame -1 where m2p came back.
+    Also where m2p comes to an entry that had a mark before the chunk, which it still has
+    if it was not this frame's own since. An entry that m2p leaves keeps its mark. Fills in
+    `before` and `after`, and gives the pages left marked: (page slot, frame slot, position);
+    frame -1 where m2p came back.
     """
     left: dict[int, int] = {}
+    owned = {page}
     returned: list[tuple[int, int, int]] = []
     for row in range(rows.start, rows.stop):
         before[row] = state
         at = int(write[row])
         if change[row] > 0 and state == _PLAIN:
             state = _MARKED
-        elif change[row] < 0 and count[row] == 0 and state == _MARKED:
+        elif unmarks[row] and state == _MARKED:
             state = _PLAIN
         elif at >= 0 and writes.takes[at]:
             if writes.moves[at]:
                 if state == _MARKED:
                     left[page] = int(pos[row])
                 page = int(writes.page[at])
-            state = _PLAIN if writes.plain[at] else _MARKED if writes.marked[at] else _OTHER
-            if writes.moves[at] and page in left:
-                returned.append((page, -1, left.pop(page)))
-                state = _MARKED
+            state = _PLAIN if writes.plain[at] else _OTHER
+            if writes.moves[at]:
+                if page in left:
+                    returned.append((page, -1, left.pop(page)))
+                    state = _MARKED
+                elif writes.marked[at] and page not in owned:
+                    state = _MARKED
+                owned.add(page)
         after[row] = state
     return returned + [(page, frame, at) for page, at in left.items()]
 

@@ -9,8 +9,9 @@ import numpy as np
 from xenm2p.engine.overrides import Sharing
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Resolutions
-from xenm2p.engine.tables import Slot
+from xenm2p.engine.tables import Slot, buckets_of
 from xenm2p.engine.work import Work
+from xenm2p.kernels import bucket_of
 from xenm2p.trace import FOREIGN, FRAME_MASK, IDENTITY, INVALID, U64, Kind
 
 
@@ -68,9 +69,14 @@ def questions(work: Work) -> Looks | None:
 
 def _lists_invalid(work: Work) -> bool:
     """Whether the override search may find a page for the invalid frame."""
-    column, used = work.tables.pages.column, work.tables.pages.used
-    listed = column["bucket"][:used] >= 0
-    return bool((listed & (column["private_mfn"][:used] == np.uint64(INVALID))).any())
+    column, used, pairs = work.tables.pages.column, work.tables.pages.used, work.pairs
+    listed = column["bucket"][:used] == bucket_of(INVALID)
+    if (listed & (column["private_mfn"][:used] == np.uint64(INVALID))).any():
+        return True
+    if pairs.listed is None:
+        return False
+    frames = [work.begun_mfn, column["mfn"].take(pairs.slots_of(work.old))]
+    return bool((buckets_of(np.concatenate(frames)) == bucket_of(INVALID)).any())
 
 
 def look_up(work: Work, asks: Looks, shared: Sharing | None) -> Looks | None:

@@ -39,13 +39,30 @@ class Writes:
 
 
 @dataclass(slots=True)
+class Ends:
+    """Ends of shares, listed or not, of frames whose mark may outlive their overrides.
+
+    pos, frame, row (k,): where, the frame's slot, the row of the pairs. `was_listed` says
+    that the share was, `unmarks` that its end un-marks the frontend of a frame that has no
+    override then.
+    """
+
+    pos: Slot = field(default_factory=_none)
+    frame: Slot = field(default_factory=_none)
+    row: Slot = field(default_factory=_none)
+    was_listed: Mask = field(default_factory=no_mask)
+    unmarks: Mask = field(default_factory=no_mask)
+
+
+@dataclass(slots=True)
 class Overrides:
     """The listed shares that begin or end in a chunk.
 
     Begun in it, ordered by time: pos (a,), frame (a,) slot; `end` (n,) gives for the
     position of a map the position of its end, n if live after the chunk. From before it
     and ended in it: old_frame, old_end, old_event (o,). Looked up: query_pos and
-    query_frame (q,), ordered by time, frame 0 for a frame that does not exist.
+    query_frame (q,), ordered by time, frame 0 for a frame that does not exist. An end that is
+    not among `ends` un-marks.
     """
 
     pos: Slot
@@ -57,6 +74,7 @@ class Overrides:
     query_pos: Slot = field(default_factory=_none)
     query_frame: Slot = field(default_factory=_none)
     writes: Writes = field(default_factory=Writes)
+    ends: Ends = field(default_factory=Ends)
 
 
 @dataclass(slots=True)
@@ -68,6 +86,7 @@ class Sharing:
     alias_pos: maps after which the frame resolves to its frontend page. multi_pos: maps
     that made two of one, with multi_other, the other's map event. entry_frame,
     entry_marked: frames whose frontend entry is to be written so after the chunk.
+    left_marked (k,): whether the frontend entry is marked after each of `Overrides.ends`.
     For the queries: the newest live override's map event, NO_EVENT for none, whether the
     frontend entry is the frame's own, and whether it is marked.
     """
@@ -83,6 +102,7 @@ class Sharing:
     multi_other: Slot = field(default_factory=_none)
     entry_frame: Slot = field(default_factory=_none)
     entry_marked: Mask = field(default_factory=no_mask)
+    left_marked: Mask = field(default_factory=no_mask)
     query_newest: Slot = field(default_factory=_none)
     query_local: Mask = field(default_factory=no_mask)
     query_marked: Mask = field(default_factory=no_mask)

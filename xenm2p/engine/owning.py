@@ -52,7 +52,8 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
         return Writes()
     active = [asks.frame]
     if work.model.overrides:
-        active += [work.begun_frame, column["frame"][tables.live()]]
+        stuck = np.flatnonzero(tables.frames.column["stuck"][: tables.frames.used])
+        active += [work.begun_frame, column["frame"][tables.live()], stuck]
     frames = distinct(np.concatenate(active))
     length = len(chunk)
     frame, page = frames, tables.frames.column["page"].take(frames)
@@ -66,10 +67,12 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
         order = order_of(frame, begin)
         frame, page, begin = frame[order], page[order], begin[order]
         end = np.append(np.where(frame[1:] == frame[:-1], begin[1:], length), length)
-        entry, mfn = _entries_at(work, to, at), tables.frames.column["mfn"].take(moved)
-        plain, marked = entry == mfn, entry == (mfn | np.uint64(FOREIGN))
-        if (marked & ~_is_left(work, to)).any():
-            return None  # a frame mapped at its own frontend page
+        entry, is_mapped = _entries_at(work, to, at)
+        mfn = tables.frames.column["mfn"].take(moved)
+        marked = entry == (mfn | np.uint64(FOREIGN))
+        if (marked & (is_mapped | (not work.model.marks_frontend))).any():
+            return None  # a frame mapped at its own frontend page, or a mark of nobody
+        plain = marked | (entry == mfn)
         every = np.ones(len(at), np.bool_)
         changes = Writes(at, moved, to, plain, every, every, marked)
     writes = _acts_on(work, touched, frame, page, begin, end)
@@ -80,13 +83,6 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
     return Writes(*(np.concatenate([getattr(writes, name), getattr(changes, name)])
                     for name in (
                         "pos", "frame", "page", "plain", "takes", "moves", "marked")))
-
-
-def _is_left(work: Work, page: Slot) -> Mask:
-    """Which pages are FOREIGN without a share: marks that m2p left before the chunk."""
-    column = work.tables.pages.column
-    left: Mask = column["odd"].take(page) & (column["map_event"].take(page) == NO_EVENT)
-    return left
 
 
 def _acting(work: Work) -> Slot:
@@ -115,18 +111,24 @@ def _entries_after(work: Work, rows: Slot) -> tuple[U64, Mask]:
     return entry, is_set | (pairs.result.take(rows) == Result.OK)
 
 
-def _entries_at(work: Work, page: Slot, pos: Slot) -> U64:
-    """The p2m entries of pages at positions, marks aside."""
-    pairs = work.pairs
+def _entries_at(work: Work, page: Slot, pos: Slot) -> tuple[U64, Mask]:
+    """The p2m entries of pages at positions, and whether a share is live there.
+
+    A mark shows on pages that had it before the chunk and are not written in it before.
+    """
+    pairs, column = work.pairs, work.tables.pages.column
+    before, was_mapped = column["p2m"].take(page), column["map_event"].take(page) != NO_EVENT
     rows = _acting(work)
     rows = rows[_entries_after(work, rows)[1]]
     rows, key = _by_slot(work, rows)
     entry, _ = _entries_after(work, rows)
+    if not len(rows):
+        return before, was_mapped
     row = np.searchsorted(key, (page << 17) | pos) - 1
-    here = (row >= 0) & (pairs.slot.take(rows).take(row, mode="wrap") == page) if len(rows) else (
-        np.zeros(len(page), np.bool_))
-    before = work.tables.pages.column["p2m"].take(page)
-    return np.where(here, entry.take(row, mode="wrap"), before) if len(rows) else before
+    here = (row >= 0) & (pairs.slot.take(rows).take(row, mode="wrap") == page)
+    is_map = pairs.is_map.take(rows).take(row, mode="wrap")
+    return (np.where(here, entry.take(row, mode="wrap"), before),
+            np.where(here, is_map, was_mapped))
 
 
 def _acts_on(

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xenm2p.engine.listing import LISTED, MAPPED, Listed, states_after, step_codes
 from xenm2p.engine.order import Mask, head_rows, order_of, sort_rows
 from xenm2p.engine.replay import NO_EVENT, Result
-from xenm2p.engine.tables import Slot, Tables, foreign
+from xenm2p.engine.tables import Slot, Tables, buckets_of, foreign
 from xenm2p.kernels import KernelModel
 from xenm2p.trace import FRAME_MASK, IDENTITY, INVALID, NO_CALL, U64, Events, Kind
 
@@ -39,8 +40,9 @@ class Pairs:
     the row of the map of the share that was live then, OF_TABLE for one from before the
     chunk, and meaningless where `before` is False; base the entry the page held, or will
     hold, without the share: (h,) where `clean`, else (r,). `failed_calls` gives calls that
-    failed: call -> position. `clean` says that every map and unmap succeeded and nothing
-    else is among the rows, so that in each page's rows maps and unmaps take turns.
+    failed: call -> position. `listed` is there where a page is or may come to be on a list
+    without the share that put it there. `clean` says that every map and unmap succeeded and
+    nothing else is among the rows, so that in each page's rows maps and unmaps take turns.
     """
 
     pos: Slot
@@ -54,6 +56,7 @@ class Pairs:
     base: U64
     clean: bool = True
     failed_calls: dict[int, int] = field(default_factory=dict)
+    listed: Listed | None = None
     result: NDArray[np.uint8] = field(init=False)
     _slot: Slot | None = None
     _owner: Slot | None = None
@@ -148,6 +151,8 @@ def pair(
     elif live.any():
         base = np.where(live, np.uint64(INVALID), base)
     pairs = Pairs(pos, head, heads, of_page, live, is_map, ~is_map, before, base)
+    if model.overrides_need_user and _any_stays(tables, pairs):
+        return _settle_listed(tables, model, chunk, pairs, sorted_kind, failed)
     only_pairs = rows is None or bool((sorted_kind <= int(Kind.UNMAP)).all())
     if only_pairs and not failed and not _any(chunk.status) and not (is_map == before).any():
         pairs.result = np.full(len(order), Result.OK, np.uint8)
@@ -266,7 +271,7 @@ def _settle(
         of_map = owner_users(tables, chunk, pairs)
         differs = pairs.is_unmap & before & ~aborted & ~user & of_map
         if (differs | (again & ~(user & of_map))).any():
-            return None  # a page stays listed without a share, or loses one while listed
+            return _settle_listed(tables, model, chunk, pairs, kind, failed)
     result = np.zeros(count, np.uint8)
     result[pairs.is_map | pairs.is_unmap] = Result.OK
     if model.overrides:
@@ -275,7 +280,68 @@ def _settle(
     result[skipped] = Result.SKIP_KMAP if model.derefs_kmap_op else Result.SKIP_LIST
     result[aborted] = Result.ABORTED
     pairs.result = result
-    return _with_bases(model, chunk, pairs, is_set, group, starts)
+    return _with_bases(tables, model, chunk, pairs, is_set, group, starts)
+
+
+def _any_stays(tables: Tables, pairs: Pairs) -> bool:
+    """Whether a page was on a list before the chunk without a share that put it there."""
+    column = tables.pages.column
+    listed = column["bucket"].take(pairs.pages) >= 0
+    return bool((listed & ~(pairs.live & column["listed"].take(pairs.pages))).any())
+
+
+def _settle_listed(
+    tables: Tables, model: KernelModel, chunk: Events, pairs: Pairs,
+    kind: NDArray[np.uint8], failed: dict[int, int],
+) -> Pairs | None:
+    """Pair rows of pages that stay listed without a share, or are mapped while mapped.
+
+    None where a page would be found on its list for another frame than put it there.
+    """
+    pairs.clean = False
+    group = np.cumsum(pairs.head) - 1
+    starts = pairs.heads.take(group)
+    pairs.is_map = is_kind(kind, Kind.MAP) & ~pairs.failed_maps(chunk)
+    pairs.is_unmap = is_kind(kind, Kind.UNMAP)
+    user = users(chunk, pairs.pos)
+    bucket = tables.pages.column["bucket"].take(pairs.pages)
+    first = np.where(pairs.live, np.uint8(MAPPED), np.uint8(0))
+    first |= np.where(bucket >= 0, np.uint8(LISTED), np.uint8(0))
+    first = first.take(group)
+    aborted = pairs.is_unmap & np.isin(chunk.call.take(pairs.pos), list(failed))
+    for _ in range(MOST_ROUNDS):
+        after = states_after(
+            step_codes(pairs.is_map, pairs.is_unmap & ~aborted, user), starts, first)
+        state = np.where(pairs.head, first, np.roll(after, 1))
+        pairs.before = state & MAPPED != 0
+        fails = pairs.is_unmap & ~pairs.before & ~aborted
+        void = aborted
+        aborted, pairs.failed_calls = _aborted(pairs, chunk, fails, failed)
+        if np.array_equal(void, aborted):
+            break
+    else:
+        return None
+    is_listed = state & LISTED != 0
+    skipped = user & ~aborted & (
+        pairs.is_map & is_listed | pairs.is_unmap & pairs.before & ~is_listed)
+    pairs.result = np.zeros(len(pairs), np.uint8)
+    pairs.result[pairs.is_map | pairs.is_unmap] = Result.OK
+    pairs.result[fails] = Result.EINVAL
+    pairs.result[skipped] = Result.SKIP_LIST
+    pairs.result[aborted] = Result.ABORTED
+    begins = pairs.is_map & ~skipped
+    pairs.owner = last_before(begins, starts)
+    lists = begins & user
+    listed_by, mfn = last_before(lists, starts), chunk.mfn.take(pairs.pos)
+    its_bucket = buckets_of(mfn)
+    stands_in = np.where(listed_by >= 0, its_bucket.take(listed_by, mode="wrap"),
+                         bucket.take(group))
+    if (begins & ~user & is_listed & (stands_in == its_bucket)).any():
+        return None
+    tails = pairs.tails
+    pairs.listed = Listed(after.take(tails) & LISTED != 0, np.where(
+        lists.take(tails), tails, listed_by.take(tails)))
+    return _with_bases(tables, model, chunk, pairs, is_kind(kind, Kind.SET_P2M), group, starts)
 
 
 def _aborted(
@@ -300,25 +366,37 @@ def _aborted(
 
 
 def _with_bases(
-    model: KernelModel, chunk: Events, pairs: Pairs, is_set: Mask, group: Slot, starts: Slot
+    tables: Tables, model: KernelModel, chunk: Events, pairs: Pairs, is_set: Mask, group: Slot,
+    starts: Slot,
 ) -> Pairs | None:
-    """Fill in what each page holds beside the share, through set_p2m and, 4.0 on, unmap."""
-    if not is_set.any() and (model.overrides or not (
+    """Fill in what each page holds beside the share, through set_p2m and, 4.0 on, unmap.
+
+    A map onto a mapped page, which is not left out where pages are listed for user space
+    alone, saves the frame of the share that it replaces.
+    """
+    if not is_set.any() and pairs.listed is None and (model.overrides or not (
             pairs.base != np.uint64(INVALID)).any()):
         pairs.base = pairs.base.take(group)
         return pairs
     base = pairs.base.take(group)
-    if is_set.any():
+    last = np.full(len(base), -1)
+    if is_set.any() or pairs.listed is not None:
         entries = chunk.mfn.take(pairs.pos)
         value = entries[is_set]
         if (is_set & pairs.before).any() or foreign(value).any():
             return None
         if model.overrides and (value[value != np.uint64(INVALID)] >= np.uint64(IDENTITY)).any():
             return None
-        last = last_before(is_set, starts)
+        saves = is_set
+        if pairs.listed is not None:
+            replaces = pairs.is_map & pairs.before & (pairs.result == Result.OK)
+            replaced = of_owner(pairs, entries, tables.pages.column["mfn"])
+            entries = np.where(replaces, replaced, entries)
+            saves = is_set | replaces
+        last = last_before(saves, starts)
         base = np.where(last >= 0, entries.take(last, mode="wrap"), base)
-    else:
-        last = np.full(len(base), -1)
+        if pairs.listed is not None:
+            base = np.where(replaces, entries, base)
     if not model.overrides:
         ended = last_before(pairs.is_unmap & (pairs.result == Result.OK), starts)
         base[(ended >= 0) & (ended > last)] = INVALID

@@ -18,7 +18,7 @@ from xenm2p.engine.looking import Looks, look_up, questions
 from xenm2p.engine.losing import Losses, losses_of, lost_facts, unsure_at
 from xenm2p.engine.observe import Observer
 from xenm2p.engine.order import order_of
-from xenm2p.engine.overrides import Overrides, Sharing, Writes
+from xenm2p.engine.overrides import Ends, Overrides, Sharing, Writes
 from xenm2p.engine.owning import hot_facts, left_alone, owners_of, written_frontends
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import (
@@ -35,6 +35,7 @@ from xenm2p.engine.replay import (
     Warn,
 )
 from xenm2p.engine.sharing import frontends_are_plain, share
+from xenm2p.engine.sticking import ends_that_stick, stuck_facts
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.engine.waiting import close_cycles
 from xenm2p.engine.work import Work, begin, page_facts
@@ -148,33 +149,29 @@ def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:
     pos = work.begun
     frame = work.begun_frame
     old, old_slot = work.old, pairs.slots_of(work.old)
+    ends = Ends()
     if work.model.overrides_need_user:
         live, column = tables.live(), tables.pages.column
         if (column["resolvable"][live] & ~column["user"][live]).any():
             return None  # direct I/O was seen on a share that no override hides
         if not _no_stale_override(work, asks):
             return None
-        kernels = work.ended[~work.owned("user", work.ended).astype(np.bool_)]
-        if _has_moved(work, tables.frame_slots(work.owned("mfn", kernels))):
-            return None  # m2p may name a page whose mark nothing takes off
         listed = chunk.user.take(pos) != 0
-        unlisted = np.concatenate([
-            frame[~listed],
-            tables.pages.column["frame"].take(old_slot),
-        ])
-        if not frontends_are_plain(tables, work.model, unlisted):
-            return None
         if not listed.all():
             pos, frame = pos[listed], frame[listed]
         kept = tables.pages.column["listed"].take(old_slot)
         old, old_slot = old[kept], old_slot[kept]
+        ends = ends_that_stick(work)
     column = tables.pages.column
     overrides = Overrides(
         pos, frame, work.end, column["frame"].take(old_slot).astype(np.int64),
         pairs.pos.take(old), column["map_event"].take(old_slot), asks.pos, asks.frame,
-        writes,
+        writes, ends,
     )
-    return share(tables, work.model, overrides, work.first, len(chunk))
+    shared = share(tables, work.model, overrides, work.first, len(chunk))
+    if shared is not None:
+        stuck_facts(work, shared, ends)
+    return shared
 
 
 def _no_stale_override(work: Work, asks: Looks) -> bool:
@@ -241,9 +238,12 @@ def _with_doubts(
 
 def _warnings(work: Work) -> NDArray[np.uint8]:
     warnings = np.zeros(len(work.chunk), np.uint8)
-    if work.model.overrides:
-        return warnings
     pairs = work.pairs
+    if work.model.overrides:
+        if pairs.listed is not None:
+            rows = np.flatnonzero(pairs.is_map & pairs.before & (pairs.result == Result.OK))
+            warnings[pairs.pos.take(rows)] = Warn.PAGE_PRIVATE
+        return warnings
     if pairs.clean:
         held = pairs.heads[(pairs.base != np.uint64(INVALID))]
         rows = held[pairs.is_map.take(held)]

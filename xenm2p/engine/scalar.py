@@ -12,8 +12,9 @@ from xenm2p.engine.observe import Observer, Unwritten
 from xenm2p.engine.order import distinct
 from xenm2p.engine.replay import NO_EVENT, Segment
 from xenm2p.engine.rules import Entries, Event, Machine, Page, Share, resolve, step
+from xenm2p.engine.storing import store_stuck
 from xenm2p.engine.tables import Slot, Tables
-from xenm2p.kernels import KernelModel
+from xenm2p.kernels import KernelModel, bucket_of
 from xenm2p.trace import FOREIGN, INVALID, MAX_FRAME, Events, Kind, is_foreign
 
 
@@ -217,6 +218,10 @@ def put_back(tables: Tables, observer: Observer) -> None:
         column["unwritten_call"][slot] = change.event.call
     _put_back_locks(tables, observer, slots)
     _judge_pages(tables, machine, slots)
+    if machine.model.marks_frontend:
+        known = np.array([mfn for mfn in machine.m2p if mfn != INVALID], np.uint64)
+        stuck = np.flatnonzero(tables.frames.column["stuck"][: tables.frames.used])
+        store_stuck(tables, np.concatenate([tables.frame_slots(known), stuck]))
 
 
 def _frontends(tables: Tables, machine: Machine) -> list[int]:
@@ -256,12 +261,13 @@ def _judge_pages(tables: Tables, machine: Machine, slots: dict[int, int]) -> Non
     for pfn, slot in slots.items():
         page, share, entry = machine.pages[pfn], machine.shares.get(pfn), machine.p2m[pfn]
         if share is None:
-            plain = page.bucket is None and not page.private and (
+            plain = not page.private and _is_listed_plainly(model, page, listed=False) and (
                 not is_foreign(entry) or _is_mark(machine, pfn, entry & ~FOREIGN))
         elif model.overrides:
             plain = (
                 entry == share.mfn | FOREIGN and page.private and page.private_mfn == share.mfn
-                and (page.bucket is not None) == share.listed and not is_foreign(page.index)
+                and _is_listed_plainly(model, page, listed=share.listed)
+                and not is_foreign(page.index)
                 and page.map_user == share.user and share.mfn != INVALID
             )
         else:
@@ -271,9 +277,14 @@ def _judge_pages(tables: Tables, machine: Machine, slots: dict[int, int]) -> Non
         column["odd"][slot] = own or not plain
 
 
+def _is_listed_plainly(model: KernelModel, page: Page, *, listed: bool) -> bool:
+    """Whether a page is on an override list as its share is, or is never found there."""
+    if (page.bucket is not None) == listed:
+        return True
+    return model.overrides_need_user and not listed and (
+        page.private_mfn == INVALID or bucket_of(page.private_mfn) != page.bucket)
+
+
 def _is_mark(machine: Machine, pfn: int, mfn: int) -> bool:
-    """Whether FOREIGN on the frontend page of `mfn` is what its overrides explain."""
-    return (
-        machine.model.marks_frontend and machine.m2p[mfn] == pfn
-        and any(share.listed for share in machine.shares_of(mfn))
-    )
+    """Whether FOREIGN on a page is the mark that an override of its frame has set."""
+    return machine.model.marks_frontend and machine.m2p[mfn] == pfn

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from xenm2p.engine.listing import Listed
 from xenm2p.engine.order import Mask, order_of, tail_rows
-from xenm2p.engine.overrides import Sharing
+from xenm2p.engine.overrides import Sharing, frontend_entries
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Result
-from xenm2p.engine.tables import Slot, foreign
+from xenm2p.engine.tables import Slot, Tables, buckets_of, foreign
 from xenm2p.engine.work import Work
-from xenm2p.kernels import BUCKET_BITS, GOLDEN_RATIO_PRIME
 from xenm2p.trace import FOREIGN, INVALID, NO_CPU, NO_TASK, Kind
 
 
@@ -69,6 +69,7 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
     if not len(pairs):
         return
     column = tables.pages.column
+    stood = [column[name].take(pairs.pages) for name in ("bucket", "listed_at")]
     ended_pages, ended = _last_ended(work)
     column["last_handle"][ended_pages] = work.owned("handle", ended)
     tails = pairs.tails
@@ -109,10 +110,8 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
         column["private_mfn"][slot] = mfn
         column["bucket"][gone] = -1
         listed = user if work.model.overrides_need_user else np.ones(len(slot), np.bool_)
-        with np.errstate(over="ignore"):
-            hashed = mfn * np.uint64(GOLDEN_RATIO_PRIME) >> np.uint64(64 - BUCKET_BITS)
         column["listed"][slot] = listed
-        column["bucket"][slot] = np.where(listed, hashed.astype(np.int16), -1)
+        column["bucket"][slot] = np.where(listed, buckets_of(mfn), -1)
         column["listed_at"][slot] = pos + work.first
         column["frame"][slot] = frame = tables.frame_slots(mfn)
         np.add.at(tables.frames.column["listed"], frame, listed.astype(np.int32))
@@ -120,10 +119,27 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
             is_alias = np.zeros(len(chunk), np.bool_)
             is_alias[shared.alias_pos] = is_alias[shared.bared_pos] = True
             column["aliased"][slot] = is_alias.take(pos) & user
+    if pairs.listed is not None:
+        _store_listed(work, pairs.listed, *stood)
     if not pairs.clean:
         _store_writes(work)
     elif (column["failed_map"].take(pairs.pages) != NO_EVENT).any():
         column["failed_map"][pairs.pages] = NO_EVENT
+
+
+def _store_listed(work: Work, listed: Listed, bucket: Slot, listed_at: Slot) -> None:
+    """The override lists of pages that are on one without the share that put them there.
+
+    `bucket` and `listed_at` (h,) are what the pages had before the chunk.
+    """
+    pairs, column = work.pairs, work.tables.pages.column
+    pages, here = pairs.pages, listed.row >= 0
+    pos = pairs.pos.take(listed.row, mode="wrap")
+    bucket = np.where(here, buckets_of(work.chunk.mfn.take(pos)), bucket)
+    column["bucket"][pages] = np.where(listed.after, bucket, -1)
+    column["listed_at"][pages] = np.where(here, pos + work.first, listed_at)
+    free = pages[listed.after & (column["map_event"].take(pages) == NO_EVENT)]
+    column["private_mfn"][free] = INVALID  # set_page_private(page, INVALID_P2M_ENTRY)
 
 
 def _last_in(where: Mask, heads: Slot, tails: Slot) -> Slot:
@@ -182,11 +198,27 @@ def _store_frontends(work: Work, shared: Sharing) -> None:
     column, pages = work.tables.frames.column, work.tables.pages.column
     mfn = column["mfn"].take(shared.entry_frame)
     entry = np.where(shared.entry_marked, mfn | np.uint64(FOREIGN), mfn)
-    pages["p2m"][column["page"].take(shared.entry_frame)] = entry
-    for page, frame, _ in shared.left:
+    page = column["page"].take(shared.entry_frame)
+    pages["p2m"][page] = entry
+    if pages["odd"].take(page).any():  # a mark that m2p had left, and came back to
+        is_free = (pages["map_event"].take(page) == NO_EVENT) & ~pages["private"].take(page)
+        pages["odd"][page[is_free]] = False
+    for slot, frame, _ in shared.left:
         if frame >= 0:  # nothing will un-mark it: m2p names another page
-            pages["p2m"][page] = column["mfn"][frame] | np.uint64(FOREIGN)
-            pages["odd"][page] = True
+            pages["p2m"][slot] = column["mfn"][frame] | np.uint64(FOREIGN)
+            pages["odd"][slot] = True
+    may_stick = [np.flatnonzero(column["stuck"][: work.tables.frames.used]),
+                 shared.entry_frame.compress(shared.entry_marked)]
+    if work.owners is not None:
+        may_stick.append(work.owners.frame)
+    store_stuck(work.tables, np.concatenate(may_stick))
+
+
+def store_stuck(tables: Tables, frames: Slot) -> None:
+    """Say of `frames` whether they are marked without an override."""
+    column = tables.frames.column
+    column["stuck"][frames] = frontend_entries(tables, frames)[1] & (
+        column["listed"].take(frames) == 0)
 
 
 def _subtract_ended(work: Work) -> None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from xenm2p.engine.memory import Intervals, m2p_rows, p2m_rows
 from xenm2p.engine.order import distinct
 from xenm2p.engine.replay import NO_EVENT, NO_TIME
-from xenm2p.trace import INVALID, NO_DOMID, NO_HANDLE, NO_REF, U64, Trace
+from xenm2p.kernels import BUCKET_BITS, GOLDEN_RATIO_PRIME
+from xenm2p.trace import FOREIGN, INVALID, NO_DOMID, NO_HANDLE, NO_REF, U64, Trace
 
 Slot = NDArray[np.int64]
 
@@ -68,6 +69,7 @@ _FRAME_COLUMNS: dict[str, tuple[str, int]] = {
     "m2p": ("u8", INVALID),
     "page": ("i8", 0),  # the slot of the page that m2p names
     "listed": ("i4", 0),  # live shares of it on the override list
+    "stuck": ("?", 0),  # it has none, and its frontend entry is marked all the same
 }
 
 
@@ -164,6 +166,9 @@ class Tables:
             made = self.frames.add(new)
             self.frames.column["mfn"][made] = new
             self.set_m2p(made, self.initial_m2p.entries(new))
+            if self.starts_foreign:
+                entries = self.pages.column["p2m"][self.frames.column["page"][made]]
+                self.frames.column["stuck"][made] = entries == new | np.uint64(FOREIGN)
             slots = self.frames.find(mfns)
         return slots
 
@@ -184,6 +189,13 @@ def _new(frames: U64) -> U64:
     known = frames != np.uint64(INVALID)
     new: U64 = distinct(frames if known.all() else frames.compress(known))
     return new
+
+
+def buckets_of(mfns: U64) -> NDArray[np.int16]:
+    """The override lists of frames, as `kernels.bucket_of`. Any shape."""
+    with np.errstate(over="ignore"):
+        hashed = mfns * np.uint64(GOLDEN_RATIO_PRIME) >> np.uint64(64 - BUCKET_BITS)
+    return hashed.astype(np.int16)
 
 
 def foreign(entries: U64) -> NDArray[np.bool_]:

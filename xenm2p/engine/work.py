@@ -309,13 +309,13 @@ def _ill_formed(work: Work) -> None:
         at, other = pairs.pos.take(double), work.owned("map_event", double)
         facts.add(Fact.DOUBLE_MAP, at, event=at + work.first, pfn=chunk.pfn.take(at),
                   mfn=chunk.mfn.take(at), other=other)
-        if work.model.overrides:
-            facts.add(Fact.LIST_CORRUPTION, at, event=at + work.first, pfn=chunk.pfn.take(at),
-                      mfn=chunk.mfn.take(at), other=other)
-    unlisted = np.flatnonzero(pairs.is_unmap & (result == Result.SKIP_LIST))
-    if len(unlisted):
-        facts.add(Fact.LIST_CORRUPTION, pairs.pos.take(unlisted), event=work.events(unlisted),
-                  pfn=work.pfns(unlisted), other=work.owned("map_event", unlisted))
+    skipped = np.flatnonzero(result == Result.SKIP_LIST)
+    if len(skipped):
+        at, is_map = pairs.pos.take(skipped), pairs.is_map.take(skipped)
+        facts.add(Fact.LIST_CORRUPTION, at, event=at + work.first, pfn=chunk.pfn.take(at),
+                  mfn=np.where(is_map, chunk.mfn.take(at), np.uint64(INVALID)),
+                  other=np.where(pairs.before.take(skipped), work.owned("map_event", skipped),
+                                 NO_EVENT))
     failed = np.flatnonzero(result == Result.EINVAL)
     facts.add(Fact.UNMAP_NOT_FOREIGN, pairs.pos.take(failed), event=work.events(failed),
               pfn=work.pfns(failed), old=pairs.base.take(failed))
