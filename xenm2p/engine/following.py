@@ -16,7 +16,7 @@ from xenm2p.engine.order import (
     sort_rows,
     tail_rows,
 )
-from xenm2p.engine.overrides import Overrides, Sharing, Writes, frontend_entries
+from xenm2p.engine.overrides import Left, Overrides, Sharing, Writes, frontend_entries
 from xenm2p.engine.replay import NO_EVENT
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.kernels import KernelModel
@@ -117,7 +117,7 @@ def follow(
                 page = int(tables.frames.column["page"][frames[at]])
                 made.left += _move(
                     writes, span, int(first_state[at]), page, int(frames[at]), change,
-                    unmarks & (count == 0), write, row_pos, before, after)
+                    unmarks & (count == 0), write, row_pos, before, after, length)
         on_mark = is_write & (before == _MARKED)
         if (on_mark & ~_of_writes(writes.takes, write)).any():
             return False
@@ -216,18 +216,17 @@ def _states(
 
 def _move(
     writes: Writes, rows: slice, state: int, page: int, frame: int, change: Slot, unmarks: Mask,
-    write: Slot, pos: Slot, before: Slot, after: Slot,
-) -> list[tuple[int, int, int]]:
+    write: Slot, pos: Slot, before: Slot, after: Slot, length: int,
+) -> list[Left]:
     """Follow one frame whose m2p entry changes while it has overrides, row by row.
 
     Also where m2p comes to an entry that had a mark before the chunk, which it still has
     if it was not this frame's own since. An entry that m2p leaves keeps its mark. Fills in
-    `before` and `after`, and gives the pages left marked: (page slot, frame slot, position);
-    frame -1 where m2p came back.
+    `before` and `after`, and gives the pages that m2p left marked.
     """
     left: dict[int, int] = {}
     owned = {page}
-    returned: list[tuple[int, int, int]] = []
+    returned: list[Left] = []
     for row in range(rows.start, rows.stop):
         before[row] = state
         at = int(write[row])
@@ -243,13 +242,13 @@ def _move(
             state = _PLAIN if writes.plain[at] else _OTHER
             if writes.moves[at]:
                 if page in left:
-                    returned.append((page, -1, left.pop(page)))
+                    returned.append(Left(page, frame, left.pop(page), int(pos[row])))
                     state = _MARKED
                 elif writes.marked[at] and page not in owned:
                     state = _MARKED
                 owned.add(page)
         after[row] = state
-    return returned + [(page, frame, at) for page, at in left.items()]
+    return returned + [Left(page, frame, at, length) for page, at in left.items()]
 
 
 def _newest_at(

@@ -89,6 +89,17 @@ def tail_rows(values: NDArray[Any]) -> Mask:
     return tail
 
 
+def last_before(where: Mask, starts: Rows) -> Rows:
+    """For each row the last row before it, on its page, that is in `where`; else -1."""
+    rows = np.where(where, np.arange(len(where)), -1)
+    np.maximum.accumulate(rows, out=rows)
+    last = np.empty_like(rows)
+    last[:1] = -1
+    last[1:] = rows[:-1]
+    last[last < starts] = -1
+    return last
+
+
 def distinct(values: NDArray[Any]) -> NDArray[Any]:
     """The different `values`, sorted.
 

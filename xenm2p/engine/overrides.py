@@ -38,6 +38,19 @@ class Writes:
     marked: Mask = field(default_factory=no_mask)
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A marked page slot that m2p names for `frame` no more, since `pos`; until `back`.
+
+    `back` is the length of the chunk where m2p did not come back to it.
+    """
+
+    page: int
+    frame: int
+    pos: int
+    back: int
+
+
 @dataclass(slots=True)
 class Ends:
     """Ends of shares, listed or not, of frames whose mark may outlive their overrides.
@@ -110,7 +123,7 @@ class Sharing:
     # after which the frame resolves to its frontend page, bared_pos the maps and bared_page
     # the older shares' pages of the aliases that this makes; over_pos: events of the page that
     # overwrite a mark, over_newest the newest override's map event then; left: pages that
-    # m2p leaves marked, as (page slot, frame slot, position), frame -1 where it came back.
+    # m2p leaves marked; overwritten: those, and older ones, that were written since.
     is_hot: bool = False
     bare_pos: Slot = field(default_factory=_none)
     bare_frame: Slot = field(default_factory=_none)
@@ -118,7 +131,8 @@ class Sharing:
     bared_page: Slot = field(default_factory=_none)
     over_pos: Slot = field(default_factory=_none)
     over_newest: Slot = field(default_factory=_none)
-    left: list[tuple[int, int, int]] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    overwritten: list[int] = field(default_factory=list)
 
     def clears(self) -> int:
         """How many frontend entries were un-marked."""

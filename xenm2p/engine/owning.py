@@ -10,7 +10,7 @@ import numpy as np
 
 from xenm2p.engine.looking import Looks
 from xenm2p.engine.order import Mask, distinct, order_of
-from xenm2p.engine.overrides import Sharing, Writes
+from xenm2p.engine.overrides import Left, Sharing, Writes
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
 from xenm2p.engine.tables import Slot
@@ -161,13 +161,37 @@ def _acts_on(
     return Writes(pairs.pos.take(row), of, page.take(which), entry == mfn, wrote, no, no)
 
 
-def left_alone(work: Work, left: list[tuple[int, int, int]]) -> bool:
-    """Whether nothing happens in the chunk to the pages that m2p has left marked."""
+def overwrite_left(work: Work, shared: Sharing) -> bool:
+    """Let maps and writes of pages that m2p has left marked overwrite the marks.
+
+    False where something else happens to such a page, or m2p comes back to it as well.
+    """
+    pairs, length = work.pairs, len(work.chunk)
+    is_left = work.tables.pages.column["left"].take(pairs.pages)
+    left = shared.left
+    if is_left.any():
+        left = left + [Left(page, 0, -1, length) for page in pairs.pages[is_left].tolist()]
     if not left:
         return True
-    rows = _acting(work)
-    slot, pos = work.pairs.slots_of(rows), work.pairs.pos.take(rows)
-    return not any(((slot == page) & (pos > at)).any() for page, _, at in left)
+    rows, key = _by_slot(work, _acting(work))
+    newly = []
+    for mark in left:
+        at = int(np.searchsorted(key, mark.page << 17 | mark.pos + 1))
+        if at == len(key) or key[at] >> 17 != mark.page:
+            continue
+        row, pos = rows[at], int(key[at]) & (1 << 17) - 1
+        if pos > mark.back:
+            continue  # a frontend page again, as `follow` has it
+        writes = work.kind[row] == Kind.SET_P2M or (
+            pairs.is_map[row] and pairs.result[row] == Result.OK)
+        came_back = work.owners is not None and (work.owners.page == mark.page).any()
+        if not writes or came_back:
+            return False
+        newly.append(pos)
+        shared.overwritten.append(mark.page)
+    shared.over_pos = np.concatenate([shared.over_pos, np.array(newly, np.int64)])
+    shared.over_newest = np.concatenate([shared.over_newest, np.full(len(newly), NO_EVENT)])
+    return True
 
 
 def hot_facts(work: Work, shared: Sharing) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xenm2p.engine.aborting import UnmapCalls
 from xenm2p.engine.listing import LISTED, MAPPED, Listed, states_after, step_codes
-from xenm2p.engine.order import Mask, head_rows, order_of, sort_rows
+from xenm2p.engine.order import Mask, head_rows, last_before, sort_rows
 from xenm2p.engine.replay import NO_EVENT, Result
 from xenm2p.engine.tables import Slot, Tables, buckets_of, foreign
 from xenm2p.kernels import KernelModel
-from xenm2p.trace import FRAME_MASK, IDENTITY, INVALID, NO_CALL, U64, Events, Kind
+from xenm2p.trace import FRAME_MASK, IDENTITY, INVALID, U64, Events, Kind
 
 OF_TABLE = -1  # owner: the share that was live on the page before the chunk
 
@@ -214,17 +215,6 @@ def of_owner(pairs: Pairs, sorted_column: NDArray, table: NDArray) -> NDArray:  
     return values
 
 
-def last_before(where: Mask, starts: Slot) -> Slot:
-    """For each row the last row before it, on its page, that is in `where`; else -1."""
-    rows = np.where(where, np.arange(len(where)), -1)
-    np.maximum.accumulate(rows, out=rows)
-    last = np.empty_like(rows)
-    last[:1] = -1
-    last[1:] = rows[:-1]
-    last[last < starts] = -1
-    return last
-
-
 def _settle(
     tables: Tables, model: KernelModel, chunk: Events, pairs: Pairs,
     kind: NDArray[np.uint8], failed: dict[int, int],
@@ -241,9 +231,10 @@ def _settle(
     mapped_first = pairs.live.take(group)
     user = users(chunk, pairs.pos)
     ends_call = model.failed_unmap_ends_call
-    aborted = np.zeros(count, np.bool_)
+    aborted, calls = np.zeros(count, np.bool_), None
     if ends_call and failed:
-        aborted = pairs.is_unmap & np.isin(chunk.call.take(pairs.pos), list(failed))
+        calls = _calls_of(chunk, pairs, failed)
+        aborted = calls.aborted(aborted)
     void = aborted
     for _ in range(MOST_ROUNDS):
         last = last_before(acts & ~void, starts)
@@ -258,14 +249,16 @@ def _settle(
         if model.overrides_need_user:  # list_del of a page that was mapped without
             skipped &= user
         fails = pairs.is_unmap & ~before & ~aborted
-        if ends_call:
-            aborted, pairs.failed_calls = _aborted(pairs, chunk, fails, failed)
+        if ends_call and (calls or fails.any()):
+            calls = calls or _calls_of(chunk, pairs, failed)
+            aborted = calls.aborted(fails)
         settled = np.array_equal(void, aborted | skipped)
         void = aborted | skipped
         if settled:
             break
     else:
         return None
+    pairs.failed_calls = calls.failed(fails) if calls else {}
     again = pairs.is_map & before
     if model.overrides_need_user:
         of_map = owner_users(tables, chunk, pairs)
@@ -281,6 +274,10 @@ def _settle(
     result[aborted] = Result.ABORTED
     pairs.result = result
     return _with_bases(tables, model, chunk, pairs, is_set, group, starts)
+
+
+def _calls_of(chunk: Events, pairs: Pairs, failed: dict[int, int]) -> UnmapCalls:
+    return UnmapCalls.of(pairs.is_unmap, pairs.pos, chunk.call.take(pairs.pos), failed)
 
 
 def _any_stays(tables: Tables, pairs: Pairs) -> bool:
@@ -308,7 +305,8 @@ def _settle_listed(
     first = np.where(pairs.live, np.uint8(MAPPED), np.uint8(0))
     first |= np.where(bucket >= 0, np.uint8(LISTED), np.uint8(0))
     first = first.take(group)
-    aborted = pairs.is_unmap & np.isin(chunk.call.take(pairs.pos), list(failed))
+    calls = _calls_of(chunk, pairs, failed)
+    aborted = calls.aborted(np.zeros(len(pairs), np.bool_))
     for _ in range(MOST_ROUNDS):
         after = states_after(
             step_codes(pairs.is_map, pairs.is_unmap & ~aborted, user), starts, first)
@@ -316,11 +314,12 @@ def _settle_listed(
         pairs.before = state & MAPPED != 0
         fails = pairs.is_unmap & ~pairs.before & ~aborted
         void = aborted
-        aborted, pairs.failed_calls = _aborted(pairs, chunk, fails, failed)
+        aborted = calls.aborted(fails)
         if np.array_equal(void, aborted):
             break
     else:
         return None
+    pairs.failed_calls = calls.failed(fails)
     is_listed = state & LISTED != 0
     skipped = user & ~aborted & (
         pairs.is_map & is_listed | pairs.is_unmap & pairs.before & ~is_listed)
@@ -342,27 +341,6 @@ def _settle_listed(
     pairs.listed = Listed(after.take(tails) & LISTED != 0, np.where(
         lists.take(tails), tails, listed_by.take(tails)))
     return _with_bases(tables, model, chunk, pairs, is_kind(kind, Kind.SET_P2M), group, starts)
-
-
-def _aborted(
-    pairs: Pairs, chunk: Events, fails: Mask, failed: dict[int, int]
-) -> tuple[Mask, dict[int, int]]:
-    """Which unmaps come after one that failed in their call, and where calls failed first."""
-    if not failed and not fails.any():
-        return np.zeros(len(pairs), np.bool_), {}
-    call = chunk.call.take(pairs.pos)
-    bad = np.flatnonzero(fails & (call != NO_CALL))
-    aborted = pairs.is_unmap & np.isin(call, list(failed)) if failed else (
-        np.zeros(len(call), np.bool_))
-    if not len(bad):
-        return aborted, {}
-    bad = bad[order_of(call[bad], pairs.pos[bad])]
-    first = np.flatnonzero(head_rows(call[bad]))
-    calls, failed_at = call[bad[first]], pairs.pos[bad[first]]
-    of_call = np.minimum(np.searchsorted(calls, call), len(calls) - 1)
-    later = (calls[of_call] == call) & (pairs.pos > failed_at[of_call])
-    where = dict(zip(calls.tolist(), failed_at.tolist(), strict=True))
-    return aborted | (pairs.is_unmap & later), where
 
 
 def _with_bases(

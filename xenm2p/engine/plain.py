@@ -19,7 +19,7 @@ from xenm2p.engine.losing import Losses, losses_of, lost_facts, unsure_at
 from xenm2p.engine.observe import Observer
 from xenm2p.engine.order import order_of
 from xenm2p.engine.overrides import Ends, Overrides, Sharing, Writes
-from xenm2p.engine.owning import hot_facts, left_alone, owners_of, written_frontends
+from xenm2p.engine.owning import hot_facts, overwrite_left, owners_of, written_frontends
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import (
     Counts,
@@ -40,7 +40,7 @@ from xenm2p.engine.tables import Slot, Tables
 from xenm2p.engine.waiting import close_cycles
 from xenm2p.engine.work import Work, begin, page_facts
 from xenm2p.engine.writing import Written, compare_writes, store_writes
-from xenm2p.trace import FOREIGN, INVALID, U64, Events, Kind
+from xenm2p.trace import FOREIGN, INVALID, NO_CALL, U64, Events, Kind
 
 # The kinds that concern a page.
 _ON_PAGES = np.zeros(256, np.bool_)
@@ -78,7 +78,7 @@ def replay_plain(
         return None
     if work.model.overrides:
         shared = _share(work, asks, writes)
-        if shared is None or not left_alone(work, shared.left):
+        if shared is None or not overwrite_left(work, shared):
             return None
         if len(shared.over_pos):
             work.was_marked = np.zeros(len(chunk), np.bool_)
@@ -90,8 +90,8 @@ def replay_plain(
         return None
     written = None
     if kinds[Kind.P2M_WRITE] or (observer.writes_seen and observer.options.judge_writes):
-        written = compare_writes(
-            work, shared, losses.pos, quiet=work.owners is None and not len(writes.pos))
+        quiet = work.owners is None and not len(writes.pos) and work.was_marked is None
+        written = compare_writes(work, shared, losses.pos, quiet=quiet)
         if written is None:
             return None
     collided = collide(work, shared, losses, written)
@@ -128,8 +128,11 @@ def _failed_calls(observer: Observer, chunk: Events) -> dict[int, int]:
     failed = observer.machine.failed_calls
     if not failed:
         return failed
+    asked = chunk.call[is_kind(chunk.kind, Kind.UNMAP) & (chunk.call != NO_CALL)]
+    if not len(asked):
+        return {}
     calls = np.fromiter(failed, np.int64, len(failed))
-    calls = calls[(calls >= chunk.call.min()) & (calls <= chunk.call.max())]
+    calls = calls[(calls >= asked.min()) & (calls <= asked.max())]
     return {call: failed[call] for call in calls.tolist()}
 
 

@@ -13,9 +13,9 @@ from xenm2p.engine.order import distinct
 from xenm2p.engine.replay import NO_EVENT, Segment
 from xenm2p.engine.rules import Entries, Event, Machine, Page, Share, resolve, step
 from xenm2p.engine.storing import store_stuck
-from xenm2p.engine.tables import Slot, Tables
-from xenm2p.kernels import KernelModel, bucket_of
-from xenm2p.trace import FOREIGN, INVALID, MAX_FRAME, Events, Kind, is_foreign
+from xenm2p.engine.tables import Slot, Tables, buckets_of, foreign
+from xenm2p.kernels import KernelModel
+from xenm2p.trace import FOREIGN, FRAME_MASK, INVALID, MAX_FRAME, Events, Kind
 
 
 class Pages(defaultdict[int, Page]):
@@ -217,11 +217,11 @@ def put_back(tables: Tables, observer: Observer) -> None:
         column["unwritten_task"][slot] = change.event.task
         column["unwritten_call"][slot] = change.event.call
     _put_back_locks(tables, observer, slots)
-    _judge_pages(tables, machine, slots)
+    marks = _judge_pages(tables, machine.model, tables.page_slots(written))
     if machine.model.marks_frontend:
         known = np.array([mfn for mfn in machine.m2p if mfn != INVALID], np.uint64)
         stuck = np.flatnonzero(tables.frames.column["stuck"][: tables.frames.used])
-        store_stuck(tables, np.concatenate([tables.frame_slots(known), stuck]))
+        store_stuck(tables, np.concatenate([tables.frame_slots(known), marks, stuck]))
 
 
 def _frontends(tables: Tables, machine: Machine) -> list[int]:
@@ -254,37 +254,34 @@ def _put_back_shares(tables: Tables, machine: Machine, slots: dict[int, int]) ->
     np.add.at(frame_column["listed"], frames, column["listed"][at].astype(np.int32))
 
 
-def _judge_pages(tables: Tables, machine: Machine, slots: dict[int, int]) -> None:
-    """Say of each page whether it is plainly unmapped or plainly mapped, or odd."""
-    model = machine.model
+def _judge_pages(tables: Tables, model: KernelModel, slots: Slot) -> Slot:
+    """Say of each page whether it is plainly unmapped or plainly mapped, or odd.
+
+    Gives the frames that free pages are marked for.
+    """
     column = tables.pages.column
-    for pfn, slot in slots.items():
-        page, share, entry = machine.pages[pfn], machine.shares.get(pfn), machine.p2m[pfn]
-        if share is None:
-            plain = not page.private and _is_listed_plainly(model, page, listed=False) and (
-                not is_foreign(entry) or _is_mark(machine, pfn, entry & ~FOREIGN))
-        elif model.overrides:
-            plain = (
-                entry == share.mfn | FOREIGN and page.private and page.private_mfn == share.mfn
-                and _is_listed_plainly(model, page, listed=share.listed)
-                and not is_foreign(page.index)
-                and page.map_user == share.user and share.mfn != INVALID
-            )
-        else:
-            plain = entry == share.mfn | FOREIGN
-        # A page that maps its own frame is its frontend too: un-marking changes it.
-        own = share is not None and machine.m2p[share.mfn] == pfn
-        column["odd"][slot] = own or not plain
-
-
-def _is_listed_plainly(model: KernelModel, page: Page, *, listed: bool) -> bool:
-    """Whether a page is on an override list as its share is, or is never found there."""
-    if (page.bucket is not None) == listed:
-        return True
-    return model.overrides_need_user and not listed and (
-        page.private_mfn == INVALID or bucket_of(page.private_mfn) != page.bucket)
-
-
-def _is_mark(machine: Machine, pfn: int, mfn: int) -> bool:
-    """Whether FOREIGN on a page is the mark that an override of its frame has set."""
-    return machine.model.marks_frontend and machine.m2p[mfn] == pfn
+    pfn, entry, mfn, private_mfn, bucket = (
+        column[name].take(slots) for name in ("pfn", "p2m", "mfn", "private_mfn", "bucket"))
+    is_private, listed = column["private"].take(slots), column["listed"].take(slots)
+    is_foreign, is_live = foreign(entry), column["map_event"].take(slots) != NO_EVENT
+    listed &= is_live
+    # On an override list as its share is, or never found there.
+    is_listed_plainly = (bucket >= 0) == listed
+    if model.overrides_need_user:
+        is_listed_plainly |= ~listed & (
+            (private_mfn == np.uint64(INVALID)) | (buckets_of(private_mfn) != bucket))
+    plainly_free = ~is_private & is_listed_plainly & (~is_foreign | model.marks_frontend)
+    plainly_mapped = entry == mfn | np.uint64(FOREIGN)
+    if model.overrides:
+        plainly_mapped &= is_private & (private_mfn == mfn) & is_listed_plainly
+        plainly_mapped &= ~foreign(column["index"].take(slots)) & (mfn != np.uint64(INVALID))
+        plainly_mapped &= column["map_user"].take(slots) == column["user"].take(slots)
+    # A page that maps its own frame is its frontend too: un-marking changes it.
+    own = is_live & (tables.frames.column["m2p"].take(column["frame"].take(slots)) == pfn)
+    column["odd"][slots] = own | ~np.where(is_live, plainly_mapped, plainly_free)
+    column["left"][slots] = False
+    marked = np.flatnonzero(~is_live & is_foreign)
+    frame = tables.frame_slots(entry[marked] & np.uint64(FRAME_MASK))  # may make columns grow
+    is_left = tables.frames.column["m2p"].take(frame) != pfn[marked]
+    tables.pages.column["left"][slots[marked]] = is_left
+    return frame

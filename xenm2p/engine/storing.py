@@ -200,13 +200,11 @@ def _store_frontends(work: Work, shared: Sharing) -> None:
     entry = np.where(shared.entry_marked, mfn | np.uint64(FOREIGN), mfn)
     page = column["page"].take(shared.entry_frame)
     pages["p2m"][page] = entry
-    if pages["odd"].take(page).any():  # a mark that m2p had left, and came back to
-        is_free = (pages["map_event"].take(page) == NO_EVENT) & ~pages["private"].take(page)
-        pages["odd"][page[is_free]] = False
-    for slot, frame, _ in shared.left:
-        if frame >= 0:  # nothing will un-mark it: m2p names another page
-            pages["p2m"][slot] = column["mfn"][frame] | np.uint64(FOREIGN)
-            pages["odd"][slot] = True
+    pages["left"][page] = pages["left"][shared.overwritten] = False
+    for mark in shared.left:
+        if mark.back == shared.length and mark.page not in shared.overwritten:
+            pages["p2m"][mark.page] = column["mfn"][mark.frame] | np.uint64(FOREIGN)
+            pages["left"][mark.page] = True
     may_stick = [np.flatnonzero(column["stuck"][: work.tables.frames.used]),
                  shared.entry_frame.compress(shared.entry_marked)]
     if work.owners is not None:
@@ -217,8 +215,9 @@ def _store_frontends(work: Work, shared: Sharing) -> None:
 def store_stuck(tables: Tables, frames: Slot) -> None:
     """Say of `frames` whether they are marked without an override."""
     column = tables.frames.column
-    column["stuck"][frames] = frontend_entries(tables, frames)[1] & (
-        column["listed"].take(frames) == 0)
+    marked = frontend_entries(tables, frames)[1]
+    tables.pages.column["left"][column["page"].take(frames[marked])] = False
+    column["stuck"][frames] = marked & (column["listed"].take(frames) == 0)
 
 
 def _subtract_ended(work: Work) -> None:

@@ -34,6 +34,7 @@ _PAGE_COLUMNS: dict[str, tuple[str, int]] = {
     "listed_at": ("i8", NO_EVENT),  # the map that put it there
     "map_user": ("?", 0),
     "odd": ("?", 0),  # neither plainly unmapped nor plainly mapped: left to the rules
+    "left": ("?", 0),  # free, with the mark of a frame whose m2p entry names another page
     "target": ("?", 0),  # the m2p entry of a frame that has a slot names it
     # the live share; map_event is NO_EVENT where there is none
     "map_event": ("i8", NO_EVENT),

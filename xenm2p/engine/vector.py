@@ -24,7 +24,7 @@ from xenm2p.trace import INVALID, Events, Trace
 
 CHUNK = 1 << 16
 # A chunk that is not plain is cut in two, down to this: below, sorting costs more than it saves.
-SHORTEST = 1 << 12
+SHORTEST = 1 << 10
 
 
 def replay(

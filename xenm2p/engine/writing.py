@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xenm2p.engine.order import Mask, head_rows, order_of, tail_rows
+from xenm2p.engine.order import Mask, head_rows, last_before, order_of, tail_rows
 from xenm2p.engine.overrides import Sharing
-from xenm2p.engine.pairing import Pairs, is_kind, last_before
+from xenm2p.engine.pairing import Pairs, is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
 from xenm2p.engine.tables import Slot, foreign
 from xenm2p.engine.work import Work
