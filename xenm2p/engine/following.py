@@ -7,7 +7,6 @@ from __future__ import annotations
 import numpy as np
 
 from xenm2p.engine.order import (
-    POS_BITS,
     Mask,
     distinct,
     head_rows,
@@ -44,14 +43,14 @@ def follow(
     ends = overrides.ends
     sizes = np.cumsum([len(begun), len(over), len(old), len(asked), len(writes.pos),
                        len(ends.pos)])
-    key = np.concatenate([frame, frame[over], overrides.old_frame[old],
-                          overrides.query_frame[asked], writes.frame, ends.frame])
-    key <<= POS_BITS
-    key |= np.concatenate([pos, end[over], overrides.old_end[old],
-                           overrides.query_pos[asked], writes.pos, ends.pos])
-    by_both = sort_rows(key)
-    order, key = by_both.row, by_both.values()
-    row_frame, row_pos = key >> POS_BITS, key & ((1 << POS_BITS) - 1)
+    row_pos = np.concatenate([pos, end[over], overrides.old_end[old],
+                              overrides.query_pos[asked], writes.pos, ends.pos])
+    row_frame = np.concatenate([frame, frame[over], overrides.old_frame[old],
+                                overrides.query_frame[asked], writes.frame, ends.frame])
+    order = _by_pos(row_pos, length)
+    by_frame = sort_rows(row_frame.take(order))
+    order = order.take(by_frame.row)
+    row_frame, row_pos = by_frame.values(), row_pos.take(order)
     added, changes = order < sizes[0], order < sizes[2]
     removed = changes & ~added
     # Of rows that change nothing the event is 0, which the exclusive or leaves alone.
@@ -161,6 +160,15 @@ def follow(
     return True
 
 
+def _by_pos(pos: Slot, length: int) -> Slot:
+    """The order of rows by position in a chunk of `length` events, then as they stand."""
+    row_at = np.full(length, -1)
+    row_at[pos] = np.arange(len(pos))
+    order = row_at.compress(row_at >= 0)
+    # Mostly each position has one row; of others, the last one has taken the place.
+    return order if len(order) == len(pos) else order_of(pos)
+
+
 def _of_writes(column: Mask, write: Slot) -> Mask:
     """A column of the writes for each row: `write` is the index into it, -1 for other rows."""
     if not len(column):
@@ -262,6 +270,22 @@ def _newest_at(
     many = np.flatnonzero(counts > 1)
     if not len(many):
         return newest
+    # The last one begun is mostly live, else the one before it, and so on.
+    begun = np.flatnonzero(added)
+    end = overrides.end.take(row_pos.take(begun))
+    last = np.cumsum(added, dtype=np.int64).take(rows.take(many)) - 1
+    none_begun = [many[:0] if len(begun) else many]
+    while len(begun) and len(many):
+        asked, row = rows.take(many), begun.take(last, mode="wrap")
+        is_begun = (last >= 0) & (group.take(row) == group.take(asked))
+        is_live = is_begun & (end.take(last, mode="wrap") > row_pos.take(asked))
+        newest[many.compress(is_live)] = event.take(row.compress(is_live))
+        none_begun.append(many.compress(~is_begun))
+        is_dead = is_begun & ~is_live
+        many, last = many.compress(is_dead), last.compress(is_dead) - 1
+    many = np.concatenate(none_begun)
+    if not len(many):
+        return newest
     still = np.full(len(live_event), length)
     by_event = order_of(overrides.old_event)
     if len(by_event):
@@ -269,15 +293,11 @@ def _newest_at(
         place = np.minimum(np.searchsorted(old_event, live_event), len(by_event) - 1)
         hit = old_event.take(place) == live_event
         still[hit] = overrides.old_end.take(by_event.take(place[hit]))
-    # The older ones come first in each group, the begun ones are in order as they stand.
-    older = order_of(live_group, live_event)
-    begun = np.flatnonzero(added)
-    asked = rows.take(many)
-    events = np.concatenate([live_event.take(older), event.take(begun)])
+    older, asked = order_of(live_group, live_event), rows.take(many)
+    events = live_event.take(older)
     newest[many] = events.take(newest_live(
-        np.concatenate([live_group.take(older), group.take(begun)]), events,
-        np.concatenate([still.take(older), overrides.end.take(row_pos.take(begun))]),
-        group.take(asked), row_pos.take(asked), first))
+        live_group.take(older), events, still.take(older), group.take(asked),
+        row_pos.take(asked), first))
     return newest
 
 

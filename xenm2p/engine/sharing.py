@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from xenm2p.engine.following import follow
-from xenm2p.engine.order import Mask, distinct, head_rows, order_of, sort_rows, tail_rows
+from xenm2p.engine.order import Mask, head_rows, order_of, sort_rows, tail_rows
 from xenm2p.engine.overrides import Overrides, Sharing, frontend_entries, no_mask
 from xenm2p.engine.replay import NO_EVENT
 from xenm2p.engine.tables import Slot, Tables
@@ -33,23 +33,22 @@ def share(
     overlaps = end[:-1] > pos[1:]
     overlaps &= ~is_head[1:]
     listed = tables.frames.column["listed"].take(frames)
-    followed = _followed(tables, overrides, frame[1:][overlaps], frames, first_pos, listed)
+    is_followed = _followed(tables, overrides, frame[1:][overlaps], frames, first_pos, listed)
     local, weird = _local(tables, model, frames, listed)
     old_local, old_weird = _local(tables, model, overrides.old_frame)
     unexplained = np.concatenate([frames[weird], overrides.old_frame[old_weird]])
     if len(unexplained):
         if not model.marks_frontend:
             return None
-        followed = distinct(np.concatenate([followed, unexplained]))
+        is_followed[unexplained] = True
     if len(frames) < len(frame) and not local.all():
         heads = np.flatnonzero(is_head)
         local = np.repeat(local, np.diff(heads, append=len(frame)))
     elif len(frames) < len(frame):
         local = np.ones(len(frame), np.bool_)
     old_end, old_frame = overrides.old_end, overrides.old_frame
-    if len(followed):
-        is_followed = np.zeros(tables.frames.used, np.bool_)
-        is_followed[followed] = True
+    follows = bool(is_followed.any())
+    if follows:
         local &= ~is_followed.take(frame)
         old_local &= ~is_followed.take(old_frame)
     frame, pos, end = _kept(local, frame, pos, end)
@@ -63,7 +62,7 @@ def share(
         made.entry_marked = np.repeat([False, True], [len(made.cleared_frame), len(live)])
     else:
         made.alias_pos = pos
-    if len(followed) and not follow(tables, model, overrides, made, is_followed, first):
+    if follows and not follow(tables, model, overrides, made, is_followed, first):
         return None
     return made
 
@@ -102,8 +101,8 @@ def frontends_are_plain(tables: Tables, model: KernelModel, frames: Slot) -> boo
 def _followed(
     tables: Tables, overrides: Overrides, overlapping: Slot, frames: Slot, first_pos: Slot,
     live: Slot,
-) -> Slot:
-    """The frames that need following: two live overrides at once, or looked up.
+) -> Mask:
+    """Which frame slots need following: two live overrides at once, or looked up.
 
     frames (f,) get overrides in the chunk, at `first_pos` the first, when `live`
     ones were there before it.
@@ -115,8 +114,10 @@ def _followed(
     if len(busy):
         found.append(frames[busy[~_all_gone(
             overrides, frames[busy], live[busy], first_pos[busy])]])
-    followed = np.concatenate(found)
-    return distinct(followed[followed > 0])
+    is_followed = np.zeros(tables.frames.used, np.bool_)
+    is_followed[np.concatenate(found)] = True
+    is_followed[0] = False
+    return is_followed
 
 
 def _all_gone(overrides: Overrides, frames: Slot, live: Slot, first_pos: Slot) -> Mask:
