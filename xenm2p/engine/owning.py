@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from xenm2p.engine.acting import Acts
 from xenm2p.engine.looking import Looks
-from xenm2p.engine.order import Mask, distinct, order_of
+from xenm2p.engine.order import order_of
 from xenm2p.engine.overrides import Left, Sharing, Writes
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
@@ -43,31 +44,33 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
         _ = work.begun_frame  # may make new targets
     column = tables.pages.column
     touched = work.pairs.pages
-    if not work.pairs.clean:
-        is_acted = np.zeros(tables.pages.used, np.bool_)
-        is_acted[work.pairs.slots_of(_acting(work))] = True
-        touched = touched.compress(is_acted.take(touched))
-    touched = touched[column["target"].take(touched)]
+    is_written = column["target"].take(touched)
+    if not work.pairs.clean and len(touched):
+        is_written &= np.logical_or.reduceat(work.kind <= int(Kind.SET_P2M), work.pairs.heads)
+    touched = touched.compress(is_written)
     if not len(touched) and owners is None:
         return Writes()
     active = [asks.frame]
     if work.model.overrides:
         stuck = np.flatnonzero(tables.frames.column["stuck"][: tables.frames.used])
         active += [work.begun_frame, column["frame"][tables.live()], stuck]
-    frames = distinct(np.concatenate(active))
+    is_active = np.zeros(tables.frames.used, np.bool_)
+    is_active[np.concatenate(active)] = True
+    frames = np.flatnonzero(is_active)
+    acts = Acts.of(work)
     length = len(chunk)
     frame, page = frames, tables.frames.column["page"].take(frames)
     begin, end = np.full(len(frame), -1), np.full(len(frame), length)
     changes = Writes()
     if owners is not None:
-        is_active = np.isin(owners.frame, frames)
-        moved, at, to = (part[is_active] for part in (owners.frame, owners.pos, owners.page))
+        kept = is_active.take(owners.frame)
+        moved, at, to = (part[kept] for part in (owners.frame, owners.pos, owners.page))
         frame, page = np.concatenate([frame, moved]), np.concatenate([page, to])
         begin = np.concatenate([begin, at])
         order = order_of(frame, begin)
         frame, page, begin = frame[order], page[order], begin[order]
         end = np.append(np.where(frame[1:] == frame[:-1], begin[1:], length), length)
-        entry, is_mapped = _entries_at(work, to, at)
+        entry, is_mapped = acts.entries_at(work, to, at)
         mfn = tables.frames.column["mfn"].take(moved)
         marked = entry == (mfn | np.uint64(FOREIGN))
         if (marked & (is_mapped | (not work.model.marks_frontend))).any():
@@ -75,7 +78,7 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
         plain = marked | (entry == mfn)
         every = np.ones(len(at), np.bool_)
         changes = Writes(at, moved, to, plain, every, every, marked)
-    writes = _acts_on(work, touched, frame, page, begin, end)
+    writes = _acts_on(work, acts, touched, frame, page, begin, end)
     if writes is None or (not len(writes.pos) and not len(changes.pos)):
         return writes
     if not work.model.overrides:
@@ -85,80 +88,27 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
                         "pos", "frame", "page", "plain", "takes", "moves", "marked")))
 
 
-def _acting(work: Work) -> Slot:
-    """The rows that map, unmap or write a page, whether or not it comes off."""
-    if work.pairs.clean:
-        return np.arange(len(work.pairs))
-    return np.flatnonzero(work.kind <= int(Kind.SET_P2M))
-
-
-def _by_slot(work: Work, rows: Slot) -> tuple[Slot, Slot]:
-    """`rows` by page slot and position, and these as one number each."""
-    key = (work.pairs.slot.take(rows) << 17) | work.pairs.pos.take(rows)
-    order = order_of(key)
-    return rows.take(order), key.take(order)
-
-
-def _entries_after(work: Work, rows: Slot) -> tuple[U64, Mask]:
-    """The p2m entry of the page after each row, its mark aside, and whether the row wrote it."""
-    pairs, chunk = work.pairs, work.chunk
-    at = pairs.pos.take(rows)
-    mfn = chunk.mfn.take(at)
-    left = work.bases(rows) if work.model.overrides else np.full(len(rows), INVALID, np.uint64)
-    entry = np.where(pairs.is_unmap.take(rows), left, mfn | np.uint64(FOREIGN))
-    is_set = chunk.kind.take(at) == Kind.SET_P2M
-    entry[is_set] = mfn[is_set]
-    return entry, is_set | (pairs.result.take(rows) == Result.OK)
-
-
-def _entries_at(work: Work, page: Slot, pos: Slot) -> tuple[U64, Mask]:
-    """The p2m entries of pages at positions, and whether a share is live there.
-
-    A mark shows on pages that had it before the chunk and are not written in it before.
-    """
-    pairs, column = work.pairs, work.tables.pages.column
-    before, was_mapped = column["p2m"].take(page), column["map_event"].take(page) != NO_EVENT
-    rows = _acting(work)
-    rows = rows[_entries_after(work, rows)[1]]
-    rows, key = _by_slot(work, rows)
-    entry, _ = _entries_after(work, rows)
-    if not len(rows):
-        return before, was_mapped
-    row = np.searchsorted(key, (page << 17) | pos) - 1
-    here = (row >= 0) & (pairs.slot.take(rows).take(row, mode="wrap") == page)
-    is_map = pairs.is_map.take(rows).take(row, mode="wrap")
-    return (np.where(here, entry.take(row, mode="wrap"), before),
-            np.where(here, is_map, was_mapped))
-
-
 def _acts_on(
-    work: Work, touched: Slot, frame: Slot, page: Slot, begin: Slot, end: Slot
+    work: Work, acts: Acts, touched: Slot, frame: Slot, page: Slot, begin: Slot, end: Slot
 ) -> Writes | None:
     """The acting rows on `page` after `begin` and before `end`, for each frame."""
-    pairs, tables = work.pairs, work.tables
-    is_touched = np.zeros(tables.pages.used, np.bool_)
+    is_touched = np.zeros(work.tables.pages.used, np.bool_)
     is_touched[touched] = True
-    kept = is_touched.take(page)
-    frame, page, begin, end = frame[kept], page[kept], begin[kept], end[kept]
-    if not len(frame):
+    kept = np.flatnonzero(is_touched.take(page))
+    if not len(kept):
         return Writes()
-    is_touched[:] = False
-    is_touched[page] = True
-    rows = _acting(work)
-    rows = rows[is_touched.take(pairs.slot.take(rows))]
-    rows, key = _by_slot(work, rows)
-    low = np.searchsorted(key, (page << 17) | np.maximum(begin, 0))
-    count = np.searchsorted(key, (page << 17) | end) - low
+    frame, page, begin, end = (each.take(kept) for each in (frame, page, begin, end))
+    low = acts.from_pos(page, np.maximum(begin, 0))
+    count = acts.from_pos(page, end) - low
     which = np.repeat(np.arange(len(frame)), count)
-    nth = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
-    row = rows.take(np.repeat(low, count) + nth)
-    entry, wrote = _entries_after(work, row)
-    of = frame.take(which)
-    mfn = tables.frames.column["mfn"].take(of)
+    at = np.arange(len(which)) - np.repeat(np.cumsum(count) - count - low, count)
+    entry, wrote, of = acts.entry.take(at), acts.wrote.take(at), frame.take(which)
+    mfn = work.tables.frames.column["mfn"].take(of)
     if (wrote & (entry == (mfn | np.uint64(FOREIGN)))).any():
         return None
-    no = np.zeros(len(row), np.bool_)
-    return Writes(pairs.pos.take(row), of, page.take(which), entry == mfn, wrote, no, no)
+    no = np.zeros(len(at), np.bool_)
+    pos = work.pairs.pos.take(acts.row.take(at))
+    return Writes(pos, of, page.take(which), entry == mfn, wrote, no, no)
 
 
 def overwrite_left(work: Work, shared: Sharing) -> bool:
@@ -173,13 +123,13 @@ def overwrite_left(work: Work, shared: Sharing) -> bool:
         left = left + [Left(page, 0, -1, length) for page in pairs.pages[is_left].tolist()]
     if not left:
         return True
-    rows, key = _by_slot(work, _acting(work))
-    newly = []
-    for mark in left:
-        at = int(np.searchsorted(key, mark.page << 17 | mark.pos + 1))
-        if at == len(key) or key[at] >> 17 != mark.page:
+    acts, newly = Acts.of(work), []
+    pages, since = np.array([(mark.page, mark.pos + 1) for mark in left]).T
+    for mark, at in zip(left, acts.from_pos(pages, since).tolist(), strict=True):
+        row = acts.row[at] if at < len(acts.row) else -1
+        if row < 0 or pairs.slot[row] != mark.page:
             continue
-        row, pos = rows[at], int(key[at]) & (1 << 17) - 1
+        pos = int(pairs.pos[row])
         if pos > mark.back:
             continue  # a frontend page again, as `follow` has it
         writes = work.kind[row] == Kind.SET_P2M or (

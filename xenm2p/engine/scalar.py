@@ -203,6 +203,7 @@ def put_back(tables: Tables, observer: Observer) -> None:
             order += 1
             column["listed_at"][slots[pfn]] = order - (1 << 62)
     _put_back_frames(tables, machine)
+    were_listed = np.flatnonzero(tables.frames.column["listed"][: tables.frames.used])
     _put_back_shares(tables, machine, slots)
     for name, kept in (("last_handle", observer.last_handle),
                        ("failed_map", observer.failed_map), ("anchored", observer.anchored)):
@@ -221,7 +222,8 @@ def put_back(tables: Tables, observer: Observer) -> None:
     if machine.model.marks_frontend:
         known = np.array([mfn for mfn in machine.m2p if mfn != INVALID], np.uint64)
         stuck = np.flatnonzero(tables.frames.column["stuck"][: tables.frames.used])
-        store_stuck(tables, np.concatenate([tables.frame_slots(known), marks, stuck]))
+        store_stuck(tables, np.concatenate(
+            [tables.frame_slots(known), marks, stuck, were_listed]))
 
 
 def _frontends(tables: Tables, machine: Machine) -> list[int]:

@@ -50,16 +50,14 @@ def close_cycles(work: Work, looks: Looks, held: Held, losses: Losses) -> Cycles
     if not len(held.slot):
         graph.keep(lambda wait: False)
         return Cycles.of([])
-    begun = _begun(work, looks, held)
-    if not len(begun.pos) and not len(graph):
-        return Cycles.of([])
     old = graph.waits()
+    begun = _begun(work, looks, held, old)
+    if not len(begun.pos) and not len(old):
+        return Cycles.of([])
     closes = dict(zip(old, _ends_of(work, held, old).tolist(), strict=True))
-    waiters = np.append(begun.waiter, [wait.waiter for wait in old])
-    holders = np.append(begun.holder, [wait.holder for wait in old])
-    both = np.intersect1d(waiters, holders)
     # Only who waits and is waited for can be in a cycle.
-    may_close = np.isin(begun.waiter, both) & np.isin(begun.holder, both)
+    both = _wait_in_turn(begun.waiter, begun.holder, old)
+    may_close = both.take(begun.waiter) & both.take(begun.holder)
     rows: list[tuple[int, ...]] = []
     if may_close.any():
         rows = _walk(work, held, losses, begun.rows(may_close), closes)
@@ -92,8 +90,21 @@ def _walk(
     return rows
 
 
-def _begun(work: Work, looks: Looks, held: Held) -> Begun:
-    """The waits of the chunk's direct I/O."""
+def _wait_in_turn(waiters: Slot, holders: Slot, old: list[Wait]) -> Mask:
+    """By task which are among both the waiters and the holders, those of `old` included."""
+    waits = np.append(waiters, np.array([wait.waiter for wait in old], np.int64))
+    holds = np.append(holders, np.array([wait.holder for wait in old], np.int64))
+    is_in = np.zeros((2, max(waits.max(initial=0), holds.max(initial=0)) + 1), np.bool_)
+    is_in[0, waits[waits >= 0]] = is_in[1, holds[holds >= 0]] = True
+    both: Mask = is_in[0] & is_in[1]
+    return both
+
+
+def _begun(work: Work, looks: Looks, held: Held, old: list[Wait]) -> Begun:
+    """The waits of the chunk's direct I/O, besides the `old` ones.
+
+    Where none of them can be in a cycle yet, only those that are not over with the chunk.
+    """
     chunk, tables, shares = work.chunk, work.tables, work.shares
     answers = looks.resolutions
     at = answers.event - work.first
@@ -102,8 +113,14 @@ def _begun(work: Work, looks: Looks, held: Held) -> Begun:
     pos = at[rows]
     resolved = answers.resolved[rows]
     met = _lock_at(work, held, resolved, pos)
-    issued = _lock_at(work, held, answers.frontend[rows], pos)
     met[~is_kind(kind[rows], Kind.DIO_READ) | (resolved == chunk.pfn.take(pos))] = -1
+    frontend = answers.frontend[rows]
+    reading = chunk.task.take(pos).astype(np.int64)
+    if not (met >= 0).any() and not _wait_in_turn(held.task, reading, old).any():
+        last = held.end == len(chunk)
+        is_open = np.isin(tables.pages.find(frontend), held.slot[last])
+        rows, pos, met, frontend = rows[is_open], pos[is_open], met[is_open], frontend[is_open]
+    issued = _lock_at(work, held, frontend, pos)
     touches = np.flatnonzero((met >= 0) | (issued >= 0))
     if not len(touches) or not len(shares.event):
         none = np.zeros(0, np.int64)
