@@ -204,3 +204,20 @@ def test_kmap_ops_that_come_and_go_never_need_the_rules(name: str, chunk: int) -
     assert not replay_by_the_rules.called
     assert first_differences(got, wanted) == {}
     assert Fact.STUCK_FOREIGN in wanted.facts.fact
+
+
+FOUND_BY_SEED = {
+    "a frontend marked anew while an older share lives, its lock taken after":
+        (402808, 240, "local-foreign"),
+    "m2p comes to a page that a failed unmap has left a share on": (501938, 240, "kmap-only"),
+    "the rules take a listed share's mark over, another share living on":
+        (401763, 240, "kmap-only"),
+    "set_p2m marks a page by hand": (200250, 120, "kmap-only"),
+}
+
+
+@pytest.mark.parametrize("name", FOUND_BY_SEED)
+def test_histories_that_were_once_told_apart(name: str) -> None:
+    seed, length, model = FOUND_BY_SEED[name]
+    for kept in range(length // 4, length + 1, length // 4):
+        assert_same(history(seed, [True] * kept), MODELS[model], Options(), 1000, 1)

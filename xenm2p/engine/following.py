@@ -128,6 +128,8 @@ def follow(
     made.multi_other = xor.take(second) ^ event.take(second)
     if model.marks_frontend:
         sets = np.flatnonzero((before == _PLAIN) & (after == _MARKED) & added)
+        # Other overrides of the frame resolve otherwise from then on.
+        made.is_hot = made.is_hot or bool((count.take(sets) > 1).any())
         clears = np.flatnonzero((before == _MARKED) & (after == _PLAIN) & unmarks)
         made.set_pos = np.concatenate([made.set_pos, row_pos.take(sets)])
         made.set_end = np.concatenate([

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xenm2p.engine.order import distinct, newest_live, order_of
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import Fact
+from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work
 from xenm2p.trace import NO_DOMID, NO_REF, Kind
+
+Refs = NDArray[np.uint32]
 
 
 def ended_in_use(work: Work) -> None:
@@ -18,28 +22,37 @@ def ended_in_use(work: Work) -> None:
     queries = queries[chunk.ref.take(queries) != np.uint32(NO_REF)]
     if not len(queries):
         return
-    asked = distinct(chunk.ref.take(queries))
     shares = work.shares
-    domain = work.observer.domain
-    mine = (shares.domid == NO_DOMID) | (shares.domid == domain)
-    place = np.minimum(np.searchsorted(asked, shares.ref), len(asked) - 1)
-    mine &= asked[place] == shares.ref
-    ref, begin_at, end_at = shares.ref[mine], shares.begin[mine], shares.end[mine]
-    group = np.searchsorted(asked, ref)
-    # Live at a query: begun before it less ended before it, counted within the grant.
-    span = len(chunk) + 2
-    asked_group = np.searchsorted(asked, chunk.ref.take(queries))
-    begun = np.sort(group * span + begin_at + 1)
-    ended = np.sort(group * span + end_at + 1)
-    at = asked_group * span + queries + 1
-    live = np.searchsorted(begun, at) - np.searchsorted(ended, at)
+    mine = (shares.domid == NO_DOMID) | (shares.domid == work.observer.domain)
+    is_asked = np.flatnonzero(mine & np.isin(shares.ref, chunk.ref.take(queries)))
+    live = _live_at(
+        shares.ref.take(is_asked), shares.begin.take(is_asked), shares.end.take(is_asked),
+        chunk.ref.take(queries), queries)
     hits = np.flatnonzero(live > 0)
     if not len(hits):
         return
-    by_event = order_of(shares.event[mine])
-    newest = newest_live(group.take(by_event), shares.event[mine].take(by_event),
-                         end_at.take(by_event), asked_group[hits], queries[hits], work.first)
-    chosen = np.flatnonzero(mine)[by_event.take(newest)]
-    work.facts.add(Fact.ENDED_IN_USE, queries[hits], event=queries[hits] + work.first,
+    queries, live = queries.take(hits), live.take(hits)
+    refs = distinct(chunk.ref.take(queries))
+    rows = is_asked.compress(np.isin(shares.ref.take(is_asked), refs))
+    rows = rows.take(order_of(shares.event.take(rows)))
+    grant, asked = (np.searchsorted(refs, each) for each in (
+        shares.ref.take(rows), chunk.ref.take(queries)))
+    newest = newest_live(
+        grant, shares.event.take(rows), shares.end.take(rows), asked, queries, work.first)
+    chosen = rows.take(newest)
+    work.facts.add(Fact.ENDED_IN_USE, queries, event=queries + work.first,
                    pfn=shares.pfn[chosen], mfn=shares.mfn[chosen], other=shares.event[chosen],
-                   value=live[hits])
+                   value=live)
+
+
+def _live_at(ref: Refs, begin: Slot, end: Slot, asked: Refs, pos: Slot) -> Slot:
+    """How many shares (s,) of each asked ref (q,) are live at each of `pos`, (q,)."""
+    order = order_of(np.concatenate([ref, ref, asked]),
+                     np.concatenate([begin, end, pos]))
+    step = np.repeat(np.array([1, -1, 0]), [len(ref), len(ref), len(asked)])
+    # Within a ref; those before it are all over at its first row, as each has an end.
+    live = np.cumsum(step.take(order))
+    is_asked = order >= 2 * len(ref)
+    counts = np.empty(len(asked), np.int64)
+    counts[order.compress(is_asked) - 2 * len(ref)] = live.compress(is_asked)
+    return counts

@@ -168,6 +168,8 @@ def hot_facts(work: Work, shared: Sharing) -> None:
                                    strict=True)):
         fresh = (frames == frame_) & resolves & ~seen
         fresh &= (shares.begin < pos_) & (shares.end > pos_)
+        named = work.frontends(np.array([frame_]), np.array([pos_ + 1]))
+        fresh &= shares.pfn != column["pfn"][named]  # its own page is no alias
         members = np.flatnonzero(fresh)
         seen[members] = True
         found.append(members)

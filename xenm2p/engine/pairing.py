@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xenm2p.engine.aborting import UnmapCalls
+from xenm2p.engine.aborting import NEVER, UnmapCalls
 from xenm2p.engine.listing import LISTED, MAPPED, Listed, states_after, step_codes
 from xenm2p.engine.order import Mask, head_rows, last_before, sort_rows
 from xenm2p.engine.replay import NO_EVENT, Result
@@ -40,8 +40,8 @@ class Pairs:
     result (r,) uint8; before (r,) whether the page was mapped before the row; owner (r,)
     the row of the map of the share that was live then, OF_TABLE for one from before the
     chunk, and meaningless where `before` is False; base the entry the page held, or will
-    hold, without the share: (h,) where `clean`, else (r,). `failed_calls` gives calls that
-    failed: call -> position. `listed` is there where a page is or may come to be on a list
+    hold, without the share: (h,) where `clean`, else (r,). `calls` are those of the
+    unmaps, where one failed. `listed` is there where a page is or may come to be on a list
     without the share that put it there. `clean` says that every map and unmap succeeded and
     nothing else is among the rows, so that in each page's rows maps and unmaps take turns.
     """
@@ -56,7 +56,7 @@ class Pairs:
     before: Mask
     base: U64
     clean: bool = True
-    failed_calls: dict[int, int] = field(default_factory=dict)
+    calls: UnmapCalls | None = None
     listed: Listed | None = None
     result: NDArray[np.uint8] = field(init=False)
     _slot: Slot | None = None
@@ -122,7 +122,8 @@ def pair(
 ) -> Pairs | None:
     """Pair the page events at positions `rows` (None: all of the chunk).
 
-    `failed` holds the calls that failed before the chunk. None where a page is not plain.
+    `failed` are calls that failed before the chunk, as `UnmapCalls.of` takes them. None where
+    a page is not plain.
     """
     kind = chunk.kind if rows is None else chunk.kind.take(rows)
     pfn = chunk.pfn if rows is None else chunk.pfn.take(rows)
@@ -234,7 +235,7 @@ def _settle(
     aborted, calls = np.zeros(count, np.bool_), None
     if ends_call and failed:
         calls = _calls_of(chunk, pairs, failed)
-        aborted = calls.aborted(aborted)
+        aborted = calls.ended_by(aborted) != NEVER
     void = aborted
     for _ in range(MOST_ROUNDS):
         last = last_before(acts & ~void, starts)
@@ -251,14 +252,14 @@ def _settle(
         fails = pairs.is_unmap & ~before & ~aborted
         if ends_call and (calls or fails.any()):
             calls = calls or _calls_of(chunk, pairs, failed)
-            aborted = calls.aborted(fails)
+            aborted = calls.ended_by(fails) != NEVER
         settled = np.array_equal(void, aborted | skipped)
         void = aborted | skipped
         if settled:
             break
     else:
         return None
-    pairs.failed_calls = calls.failed(fails) if calls else {}
+    pairs.calls = calls
     again = pairs.is_map & before
     if model.overrides_need_user:
         of_map = owner_users(tables, chunk, pairs)
@@ -306,7 +307,7 @@ def _settle_listed(
     first |= np.where(bucket >= 0, np.uint8(LISTED), np.uint8(0))
     first = first.take(group)
     calls = _calls_of(chunk, pairs, failed)
-    aborted = calls.aborted(np.zeros(len(pairs), np.bool_))
+    aborted = calls.ended_by(np.zeros(len(pairs), np.bool_)) != NEVER
     for _ in range(MOST_ROUNDS):
         after = states_after(
             step_codes(pairs.is_map, pairs.is_unmap & ~aborted, user), starts, first)
@@ -314,12 +315,12 @@ def _settle_listed(
         pairs.before = state & MAPPED != 0
         fails = pairs.is_unmap & ~pairs.before & ~aborted
         void = aborted
-        aborted = calls.aborted(fails)
+        aborted = calls.ended_by(fails) != NEVER
         if np.array_equal(void, aborted):
             break
     else:
         return None
-    pairs.failed_calls = calls.failed(fails)
+    pairs.calls = calls
     is_listed = state & LISTED != 0
     skipped = user & ~aborted & (
         pairs.is_map & is_listed | pairs.is_unmap & pairs.before & ~is_listed)

@@ -17,7 +17,7 @@ from xenm2p.engine.locking import collide, lock_rows, store_locks
 from xenm2p.engine.looking import Looks, look_up, questions
 from xenm2p.engine.losing import Losses, losses_of, lost_facts, unsure_at
 from xenm2p.engine.observe import Observer
-from xenm2p.engine.order import order_of
+from xenm2p.engine.order import distinct, order_of
 from xenm2p.engine.overrides import Ends, Overrides, Sharing, Writes
 from xenm2p.engine.owning import hot_facts, overwrite_left, owners_of, written_frontends
 from xenm2p.engine.pairing import is_kind
@@ -40,7 +40,7 @@ from xenm2p.engine.tables import Slot, Tables
 from xenm2p.engine.waiting import close_cycles
 from xenm2p.engine.work import Work, begin, page_facts
 from xenm2p.engine.writing import Written, compare_writes, store_writes
-from xenm2p.trace import FOREIGN, INVALID, NO_CALL, U64, Events, Kind
+from xenm2p.trace import FOREIGN, INVALID, U64, Events, Kind
 
 # The kinds that concern a page.
 _ON_PAGES = np.zeros(256, np.bool_)
@@ -58,7 +58,7 @@ def replay_plain(
     rows = None
     if kinds[Kind.MAP] + kinds[Kind.UNMAP] < len(chunk):
         rows = np.flatnonzero(_ON_PAGES.take(chunk.kind))
-    failed = _failed_calls(observer, chunk)
+    failed = _failed_calls(observer, chunk, first)
     pairs = pairing.pair(tables, observer.machine.model, chunk, rows, failed)
     if pairs is None:
         return None
@@ -123,17 +123,13 @@ def replay_plain(
     return segment
 
 
-def _failed_calls(observer: Observer, chunk: Events) -> dict[int, int]:
-    """The calls that failed before the chunk and may have unmaps in it: call -> event."""
+def _failed_calls(observer: Observer, chunk: Events, first: int) -> dict[int, int]:
+    """The calls that failed before the chunk and have unmaps in it: call -> position."""
     failed = observer.machine.failed_calls
     if not failed:
         return failed
-    asked = chunk.call[is_kind(chunk.kind, Kind.UNMAP) & (chunk.call != NO_CALL)]
-    if not len(asked):
-        return {}
-    calls = np.fromiter(failed, np.int64, len(failed))
-    calls = calls[(calls >= asked.min()) & (calls <= asked.max())]
-    return {call: failed[call] for call in calls.tolist()}
+    asked = distinct(chunk.call.compress(is_kind(chunk.kind, Kind.UNMAP)))
+    return {call: failed[call] - first for call in asked.tolist() if call in failed}
 
 
 def _count_kinds(chunk: Events) -> list[int]:

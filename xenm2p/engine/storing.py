@@ -27,8 +27,11 @@ def store(work: Work, shared: Sharing | None) -> None:
     if shared is not None:
         _store_frontends(work, shared)
     observer, chunk = work.observer, work.chunk
-    observer.machine.failed_calls.update(
-        {call: at + work.first for call, at in work.pairs.failed_calls.items()})
+    calls = work.pairs.calls
+    if calls is not None:
+        failed = calls.failed(work.pairs.result == int(Result.EINVAL))
+        observer.machine.failed_calls.update(
+            {call: at + work.first for call, at in failed.items()})
     if len(chunk):
         observer.last_time = int(chunk.time[-1])
     _store_last(work)

@@ -320,17 +320,13 @@ def _ill_formed(work: Work) -> None:
     facts.add(Fact.UNMAP_NOT_FOREIGN, pairs.pos.take(failed), event=work.events(failed),
               pfn=work.pfns(failed), old=pairs.base.take(failed))
     aborted = np.flatnonzero(result == Result.ABORTED)
-    if not len(aborted):
+    if pairs.calls is None:
         return
-    calls = chunk.call.take(pairs.pos.take(aborted)).tolist()
-    before = work.observer.machine.failed_calls
-    other = np.array([
-        before[call] if call in before else pairs.failed_calls[call] + work.first
-        for call in calls])
+    ended_by = pairs.calls.ended_by(result == Result.EINVAL).take(aborted)
     old = np.where(pairs.before.take(aborted),
                    work.owned("mfn", aborted) | np.uint64(FOREIGN), pairs.base.take(aborted))
     facts.add(Fact.ABORTED_CALL, pairs.pos.take(aborted), event=work.events(aborted),
-              pfn=work.pfns(aborted), old=old, other=other)
+              pfn=work.pfns(aborted), old=old, other=ended_by + work.first)
 
 
 @dataclass(frozen=True, slots=True)
