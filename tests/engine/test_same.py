@@ -213,6 +213,7 @@ FOUND_BY_SEED = {
     "the rules take a listed share's mark over, another share living on":
         (401763, 240, "kmap-only"),
     "set_p2m marks a page by hand": (200250, 120, "kmap-only"),
+    "set_p2m marks a page that a share is live on": (403557, 240, "kmap-only"),
 }
 
 

@@ -259,7 +259,7 @@ def _put_back_shares(tables: Tables, machine: Machine, slots: dict[int, int]) ->
 def _judge_pages(tables: Tables, model: KernelModel, slots: Slot) -> Slot:
     """Say of each page whether it is plainly unmapped or plainly mapped, or odd.
 
-    Gives the frames that free pages are marked for.
+    Gives the frames that pages are FOREIGN for without a share of them.
     """
     column = tables.pages.column
     pfn, entry, mfn, private_mfn, bucket = (
@@ -282,8 +282,8 @@ def _judge_pages(tables: Tables, model: KernelModel, slots: Slot) -> Slot:
     own = is_live & (tables.frames.column["m2p"].take(column["frame"].take(slots)) == pfn)
     column["odd"][slots] = own | ~np.where(is_live, plainly_mapped, plainly_free)
     column["left"][slots] = False
-    marked = np.flatnonzero(~is_live & is_foreign)
+    marked = np.flatnonzero(is_foreign & ~(is_live & (entry == mfn | np.uint64(FOREIGN))))
     frame = tables.frame_slots(entry[marked] & np.uint64(FRAME_MASK))  # may make columns grow
     is_left = tables.frames.column["m2p"].take(frame) != pfn[marked]
-    tables.pages.column["left"][slots[marked]] = is_left
+    tables.pages.column["left"][slots[marked]] = is_left & ~is_live[marked]
     return frame
