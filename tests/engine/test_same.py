@@ -212,6 +212,8 @@ FOUND_BY_SEED = {
     "m2p comes to a page that a failed unmap has left a share on": (501938, 240, "kmap-only"),
     "the rules take a listed share's mark over, another share living on":
         (401763, 240, "kmap-only"),
+    "a page on the list of the invalid frame is unmapped and stays there":
+        (507100, 240, "kmap-only"),
     "set_p2m marks a page by hand": (200250, 120, "kmap-only"),
     "set_p2m marks a page that a share is live on": (403557, 240, "kmap-only"),
 }

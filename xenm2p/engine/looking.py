@@ -75,8 +75,9 @@ def _lists_invalid(work: Work) -> bool:
         return True
     if pairs.listed is None:
         return False
-    frames = [work.begun_mfn, column["mfn"].take(pairs.slots_of(work.old))]
-    return bool((buckets_of(np.concatenate(frames)) == bucket_of(INVALID)).any())
+    # A page that is on that list, or comes onto it, may be unmapped without leaving it.
+    lists = np.concatenate([buckets_of(work.begun_mfn), column["bucket"].take(pairs.pages)])
+    return bool((lists == bucket_of(INVALID)).any())
 
 
 def look_up(work: Work, asks: Looks, shared: Sharing | None) -> Looks | None:

@@ -90,10 +90,7 @@ def replay_plain(
         return None
     written = None
     if kinds[Kind.P2M_WRITE] or (observer.writes_seen and observer.options.judge_writes):
-        quiet = work.owners is None and not len(writes.pos) and work.was_marked is None
-        written = compare_writes(work, shared, losses.pos, quiet=quiet)
-        if written is None:
-            return None
+        written = compare_writes(work, shared, losses.pos)
     collided = collide(work, shared, losses, written)
     if collided is None:
         return None
@@ -153,7 +150,7 @@ def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:
         live, column = tables.live(), tables.pages.column
         if (column["resolvable"][live] & ~column["user"][live]).any():
             return None  # direct I/O was seen on a share that no override hides
-        if not _no_stale_override(work, asks):
+        if not _none_found_elsewhere(work, asks):
             return None
         listed = chunk.user.take(pos) != 0
         if not listed.all():
@@ -173,16 +170,16 @@ def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:
     return shared
 
 
-def _no_stale_override(work: Work, asks: Looks) -> bool:
-    """Whether no page that stayed listed without its share can be found for a frame here.
+def _none_found_elsewhere(work: Work, asks: Looks) -> bool:
+    """Whether no page can be found, for a frame here, on a list that another frame put it on.
 
-    Since 1429d46df4c5 (3.15) an unmap without kmap_ops leaves a page listed that was mapped
-    with them, and a later map of it can make the search find it for another frame.
+    That is so where a page that has stayed listed (`listing`) is mapped without kmap_ops to a
+    frame of the same list; such a page is odd.
     """
     column, used = work.tables.pages.column, work.tables.pages.used
-    stale = np.flatnonzero(column["odd"][:used] & (column["bucket"][:used] >= 0))
-    frames = column["private_mfn"][stale]
-    return not len(stale) or not any(
+    found = np.flatnonzero(column["odd"][:used] & (column["bucket"][:used] >= 0))
+    frames = column["private_mfn"][found]
+    return not len(found) or not any(
         np.isin(mfn, frames).any()
         for mfn in (work.chunk.mfn.take(work.begun), work.owned("mfn", work.ended), asks.mfn))
 

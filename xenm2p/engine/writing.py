@@ -54,13 +54,24 @@ class Marks:
     step: Slot
 
     def at(self, work: Work, page: Slot, pos: Slot) -> Mask:
-        """Whether each page slot is marked before each position."""
-        column = work.tables.pages.column
+        """Whether each page slot is marked before each position.
+
+        What overwrites a mark ends it as well.
+        """
+        column, pairs = work.tables.pages.column, work.pairs
         marked: Slot = (foreign(column["p2m"].take(page)) & (
             column["map_event"].take(page) == NO_EVENT)).astype(np.int64)
-        if len(self.page):
-            total = np.concatenate([[0], np.cumsum(self.step)])
-            key = self.page << 17 | self.pos
+        its_page, its_pos, step = self.page, self.pos, self.step
+        if work.was_marked is not None:
+            over = np.flatnonzero(work.was_marked.take(pairs.pos))
+            its_page = np.concatenate([its_page, pairs.slot.take(over)])
+            its_pos = np.concatenate([its_pos, pairs.pos.take(over)])
+            step = np.concatenate([step, np.full(len(over), -1)])
+            order = order_of(its_page, its_pos)
+            its_page, its_pos, step = (each.take(order) for each in (its_page, its_pos, step))
+        if len(its_page):
+            total = np.concatenate([[0], np.cumsum(step)])
+            key = its_page << 17 | its_pos
             marked += total.take(np.searchsorted(key, page << 17 | pos))
             marked -= total.take(np.searchsorted(key, page << 17))
         return marked > 0
@@ -81,22 +92,15 @@ def marks_of(work: Work, shared: Sharing | None) -> Marks:
     return Marks(page.take(order), pos.take(order), mfn, step.take(order))
 
 
-def compare_writes(
-    work: Work, shared: Sharing | None, lost: Slot, *, quiet: bool
-) -> Written | None:
+def compare_writes(work: Work, shared: Sharing | None, lost: Slot) -> Written:
     """Compare the p2m_write events with the model's entries.
 
-    `lost` are the positions of the chunk's `lost` events. None where frontend pages are
-    marked while something else happens to them, that is unless `quiet`.
+    `lost` are the positions of the chunk's `lost` events.
     """
     pairs, chunk, observer = work.pairs, work.chunk, work.observer
     rows = np.flatnonzero(is_kind(work.kind, Kind.P2M_WRITE))
     judge = observer.options.judge_writes
     slot = pairs.slot.take(rows)
-    if work.model.marks_frontend and not quiet and (
-        judge or work.tables.pages.column["target"].take(slot).any()
-    ):
-        return None
     marks = marks_of(work, shared)
     written = chunk.mfn.take(pairs.pos.take(rows))
     is_foreign = foreign(written)
@@ -152,6 +156,9 @@ def _never_written(work: Work, writes: Slot, marks: Marks, lost: Slot) -> Touche
     rows = np.flatnonzero(
         (pairs.is_map | pairs.is_unmap) & (pairs.result == int(Result.OK)))
     old = _entries_before(work, rows)
+    if work.was_marked is not None:
+        old |= np.where(work.was_marked.take(pairs.pos.take(rows)), np.uint64(FOREIGN),
+                        np.uint64(0))
     left = work.bases(rows) if work.model.overrides else np.full(len(rows), INVALID, np.uint64)
     mapped = chunk.mfn.take(pairs.pos.take(rows)) | np.uint64(FOREIGN)
     new = np.where(pairs.is_map.take(rows), mapped, left)
