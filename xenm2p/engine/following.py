@@ -100,6 +100,7 @@ def follow(
         before, after = _states(
             model, writes, heads, group, first_state, change, unmarks & (count == 0), write)
     over_rows = np.zeros(0, np.int64)
+    is_write = np.zeros(len(group), np.bool_)
     if write is not None:
         is_write = write >= 0
         twice = (row_frame[1:] == row_frame[:-1]) & (row_pos[1:] == row_pos[:-1])
@@ -130,6 +131,13 @@ def follow(
         sets = np.flatnonzero((before == _PLAIN) & (after == _MARKED) & added)
         # Other overrides of the frame resolve otherwise from then on.
         made.is_hot = made.is_hot or bool((count.take(sets) > 1).any())
+        if len(overrides.watched):
+            is_watched = np.isin(frames, overrides.watched).take(group)
+            turns = is_watched & (before != after)
+            made.is_hot = made.is_hot or bool(turns.any())
+            bare = np.flatnonzero(turns & (after == _PLAIN) & ~is_write)
+            made.bare_pos = np.concatenate([made.bare_pos, row_pos.take(bare)])
+            made.bare_frame = np.concatenate([made.bare_frame, row_frame.take(bare)])
         clears = np.flatnonzero((before == _MARKED) & (after == _PLAIN) & unmarks)
         made.set_pos = np.concatenate([made.set_pos, row_pos.take(sets)])
         made.set_end = np.concatenate([

@@ -16,6 +16,7 @@ from xenm2p.engine.order import Mask, distinct, order_of, tail_rows
 from xenm2p.engine.overrides import Sharing
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, NO_TIME, Collisions, Fact, Locks, Verdict
+from xenm2p.engine.resolving import io_alias_rows
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work
 from xenm2p.engine.writing import Written
@@ -99,7 +100,7 @@ def collide(
     if shared is None or not len(held.slot):
         return nothing  # nor is a window open, without a lock
     opened = np.flatnonzero(column["window_first"][: tables.pages.used] != NO_EVENT)
-    if shared.is_hot or (work.model.marks_frontend and len(opened)):
+    if shared.is_hot:
         return None
     shares = work.shares
     is_locked = np.zeros(tables.pages.used, np.bool_)
@@ -112,14 +113,15 @@ def collide(
     is_alias = column["p2m"].take(frontend) == shares.mfn
     is_alias[: len(shares.old)] &= column["resolvable"][shares.old]
     is_alias[len(shares.old):] = _new_aliases(work, shared) & shares.user[len(shares.old):]
+    is_alias[shares.rows_of(work, io_alias_rows(work))] = True
     met = np.flatnonzero(is_alias & is_locked.take(frontend))
     if not np.isin(opened, backend[met]).all():
         return None
     if not len(met):
         return nothing
-    begin, end, page = shares.begin[met], shares.end[met], frontend[met]
+    begin, end, page = shares.since[met], shares.end[met], frontend[met]
     # The locks on a page come one after the other: those that end after the share begins
-    # and begin before it ends.
+    # to resolve and begin before it ends.
     low = np.searchsorted((held.slot << 18) | held.end, (page << 18) | (begin + 1))
     high = np.searchsorted((held.slot << 18) | (held.begin + 1), (page << 18) | (end + 1))
     count = np.maximum(high - low, 0)
@@ -127,7 +129,7 @@ def collide(
     nth = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
     lock = np.repeat(low, count) + nth
     share = met.take(which)
-    opens = np.maximum(shares.begin[share], held.begin[lock])
+    opens = np.maximum(shares.since[share], held.begin[lock])
     closes = np.minimum(shares.end[share], held.end[lock])
     slot = backend[share]
     first_event = np.where(opens >= 0, opens + work.first, column["window_first"].take(slot))
@@ -158,6 +160,8 @@ def collide(
         spans[row].astype(np.uint8),
     )
     waiting = np.flatnonzero(outlived & (dio != NO_EVENT))
+    is_unmap = is_kind(work.chunk.kind.take(closes[waiting]), Kind.UNMAP)
+    waiting = waiting[is_unmap]  # not a map that replaces the share
     work.facts.add(
         Fact.UNMAP_IN_FLIGHT, closes[waiting], event=closes[waiting] + work.first,
         pfn=shares.pfn[share[waiting]], mfn=shares.mfn[share[waiting]], other=dio[waiting])
@@ -178,15 +182,15 @@ def _new_aliases(work: Work, shared: Sharing) -> Mask:
 
 
 def _first_read(work: Work, slot: Slot, opens: Slot, closes: Slot) -> Slot:
-    """The first dio_read of each page between two positions, NO_EVENT for none."""
+    """The first dio_read of each page from one position to another, NO_EVENT for none."""
     pairs = work.pairs
     rows = np.flatnonzero(is_kind(work.kind, Kind.DIO_READ))
     if not len(rows):
         return np.full(len(slot), NO_EVENT)
     key = np.sort((pairs.slot.take(rows) << 18) | (pairs.pos.take(rows) + 1))
-    at = np.minimum(np.searchsorted(key, (slot << 18) | (opens + 2)), len(rows) - 1)
+    at = np.minimum(np.searchsorted(key, (slot << 18) | (opens + 1)), len(rows) - 1)
     page, pos = key[at] >> 18, (key[at] & ((1 << 18) - 1)) - 1
-    found = (page == slot) & (pos > opens) & (pos < closes)
+    found = (page == slot) & (pos >= opens) & (pos < closes)
     return np.where(found, pos + work.first, NO_EVENT)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xenm2p.engine.order import head_rows
 from xenm2p.engine.overrides import Sharing
-from xenm2p.engine.pairing import is_kind
+from xenm2p.engine.pairing import OF_TABLE, is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Resolutions
 from xenm2p.engine.tables import Slot, buckets_of
 from xenm2p.engine.work import Work
@@ -33,8 +34,8 @@ class Looks:
 def questions(work: Work) -> Looks | None:
     """What the chunk asks.
 
-    None where direct I/O makes a kernel backend's share resolve, or the override search may
-    find a page for the invalid frame.
+    Leaves in `work.first_io` the first direct I/O of each share without kmap_ops. None where
+    the override search may find a page for the invalid frame.
     """
     chunk, pairs = work.chunk, work.pairs
     asked = np.flatnonzero(is_kind(chunk.kind, Kind.LOOKUP))
@@ -43,8 +44,8 @@ def questions(work: Work) -> Looks | None:
         kind = work.kind
         dio = np.flatnonzero(is_kind(kind, Kind.DIO_READ) | is_kind(kind, Kind.DIO_WRITE))
         live = pairs.before.take(dio)
-        if work.model.overrides and (live & ~work.owned("user", dio).astype(np.bool_)).any():
-            return None
+        if work.model.overrides:
+            work.first_io = _first_io(work, dio[live])
         mfn = np.where(live, work.owned("mfn", dio), np.uint64(INVALID))
         parts.append((pairs.pos.take(dio), mfn, np.where(live, work.pfns(dio), mfn)))
         gup = np.flatnonzero(is_kind(kind, Kind.GUP_FAST))
@@ -65,6 +66,19 @@ def questions(work: Work) -> Looks | None:
         pos = np.flatnonzero(is_asked)
         mfn, own = mfn_at.take(pos), own_at.take(pos)
     return Looks(pos, work.tables.frame_slots(mfn), mfn, own, Resolutions.of([]))
+
+
+def _first_io(work: Work, rows: Slot) -> Slot:
+    """The first of direct I/O `rows` of each share without kmap_ops that had none before.
+
+    `rows` have a live share, and stand by page and position.
+    """
+    pairs, column = work.pairs, work.tables.pages.column
+    rows = rows[~work.owned("user", rows).astype(np.bool_)]
+    owner, slot = pairs.owner.take(rows), pairs.slot.take(rows)
+    is_new = (owner != OF_TABLE) | ~column["resolvable"].take(slot)
+    rows, owner, slot = rows[is_new], owner[is_new], slot[is_new]
+    return rows[head_rows(np.where(owner == OF_TABLE, -1 - slot, owner))]
 
 
 def _lists_invalid(work: Work) -> bool:

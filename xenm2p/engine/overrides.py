@@ -75,7 +75,8 @@ class Overrides:
     position of a map the position of its end, n if live after the chunk. From before it
     and ended in it: old_frame, old_end, old_event (o,). Looked up: query_pos and
     query_frame (q,), ordered by time, frame 0 for a frame that does not exist. An end that is
-    not among `ends` un-marks.
+    not among `ends` un-marks. watched (h,) are frames with shares that are not listed and
+    resolve all the same.
     """
 
     pos: Slot
@@ -88,6 +89,7 @@ class Overrides:
     query_frame: Slot = field(default_factory=_none)
     writes: Writes = field(default_factory=Writes)
     ends: Ends = field(default_factory=Ends)
+    watched: Slot = field(default_factory=_none)
 
 
 @dataclass(slots=True)

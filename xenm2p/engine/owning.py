@@ -14,6 +14,7 @@ from xenm2p.engine.order import order_of
 from xenm2p.engine.overrides import Left, Sharing, Writes
 from xenm2p.engine.pairing import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
+from xenm2p.engine.resolving import io_alias_rows
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Owners, Work
 from xenm2p.trace import FOREIGN, INVALID, U64, Kind
@@ -161,13 +162,13 @@ def hot_facts(work: Work, shared: Sharing) -> None:
     frames = work.tables.frame_slots(shares.mfn)
     old = len(shares.old)
     seen = np.concatenate([column["aliased"][shares.old],
-                           np.isin(work.begun, shared.alias_pos)])
-    resolves = np.concatenate([column["resolvable"][shares.old], shares.user[old:]])
+                           np.isin(work.begun, shared.alias_pos) & shares.user[old:]])
+    seen[shares.rows_of(work, io_alias_rows(work))] = True
     found, at = [], []
     for pos_, frame_ in sorted(zip(shared.bare_pos.tolist(), shared.bare_frame.tolist(),
                                    strict=True)):
-        fresh = (frames == frame_) & resolves & ~seen
-        fresh &= (shares.begin < pos_) & (shares.end > pos_)
+        fresh = (frames == frame_) & ~seen
+        fresh &= (shares.since < pos_) & (shares.end > pos_)
         named = work.frontends(np.array([frame_]), np.array([pos_ + 1]))
         fresh &= shares.pfn != column["pfn"][named]  # its own page is no alias
         members = np.flatnonzero(fresh)

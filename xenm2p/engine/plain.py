@@ -34,6 +34,7 @@ from xenm2p.engine.replay import (
     Transitions,
     Warn,
 )
+from xenm2p.engine.resolving import first_io_facts, watched_frames
 from xenm2p.engine.sharing import frontends_are_plain, share
 from xenm2p.engine.sticking import ends_that_stick, stuck_facts
 from xenm2p.engine.tables import Slot, Tables
@@ -88,6 +89,7 @@ def replay_plain(
     looks = look_up(work, asks, shared)
     if looks is None:
         return None
+    first_io_facts(work, looks)
     written = None
     if kinds[Kind.P2M_WRITE] or (observer.writes_seen and observer.options.judge_writes):
         written = compare_writes(work, shared, losses.pos)
@@ -147,9 +149,6 @@ def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:
     old, old_slot = work.old, pairs.slots_of(work.old)
     ends = Ends()
     if work.model.overrides_need_user:
-        live, column = tables.live(), tables.pages.column
-        if (column["resolvable"][live] & ~column["user"][live]).any():
-            return None  # direct I/O was seen on a share that no override hides
         if not _none_found_elsewhere(work, asks):
             return None
         listed = chunk.user.take(pos) != 0
@@ -162,7 +161,7 @@ def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:
     overrides = Overrides(
         pos, frame, work.end, column["frame"].take(old_slot).astype(np.int64),
         pairs.pos.take(old), column["map_event"].take(old_slot), asks.pos, asks.frame,
-        writes, ends,
+        writes, ends, watched_frames(work),
     )
     shared = share(tables, work.model, overrides, work.first, len(chunk))
     if shared is not None:

@@ -107,7 +107,8 @@ def _followed(
     frames (f,) get overrides in the chunk, at `first_pos` the first, when `live`
     ones were there before it.
     """
-    found = [overlapping, _busy(tables, overrides), overrides.writes.frame, overrides.ends.frame]
+    found = [overlapping, _busy(tables, overrides), overrides.writes.frame, overrides.ends.frame,
+             overrides.watched]
     listed = tables.frames.column["listed"]
     found.append(overrides.old_frame[listed.take(overrides.old_frame) > 1])
     busy = np.flatnonzero(live > 0)

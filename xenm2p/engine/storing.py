@@ -22,7 +22,9 @@ def store(work: Work, shared: Sharing | None) -> None:
         _store_left_behind(work, shared)
     if shared is not None:
         work.tables.pages.column["aliased"][shared.bared_page] = True
+    shares_of_io = work.owned("map_event", work.first_io)
     _store_pages(work, shared)
+    _store_io(work, shares_of_io)
     _store_owners(work)
     if shared is not None:
         _store_frontends(work, shared)
@@ -120,14 +122,25 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
         np.add.at(tables.frames.column["listed"], frame, listed.astype(np.int32))
         if shared is not None and (len(shared.alias_pos) or len(shared.bared_pos)):
             is_alias = np.zeros(len(chunk), np.bool_)
-            is_alias[shared.alias_pos] = is_alias[shared.bared_pos] = True
-            column["aliased"][slot] = is_alias.take(pos) & user
+            is_alias[shared.alias_pos] = True
+            is_alias &= chunk.user != 0
+            is_alias[shared.bared_pos] = True
+            column["aliased"][slot] = is_alias.take(pos)
     if pairs.listed is not None:
         _store_listed(work, pairs.listed, *stood)
     if not pairs.clean:
         _store_writes(work)
     elif (column["failed_map"].take(pairs.pages) != NO_EVENT).any():
         column["failed_map"][pairs.pages] = NO_EVENT
+
+
+def _store_io(work: Work, map_event: Slot) -> None:
+    """Which shares without kmap_ops, of those map events, resolve since direct I/O on them."""
+    column, slot = work.tables.pages.column, work.pairs.slots_of(work.first_io)
+    lives = column["map_event"].take(slot) == map_event
+    column["resolvable"][slot[lives]] = True
+    if len(work.io_aliases):
+        column["aliased"][slot[lives & work.io_aliases]] = True
 
 
 def _store_listed(work: Work, listed: Listed, bucket: Slot, listed_at: Slot) -> None:

@@ -75,7 +75,9 @@ class Work:
 
     `begun` (b,) are the positions of the maps that began a share, by time, `begun_mfn`
     their frames; `old` (o,) the rows of `pairs` that ended a share from before the chunk.
-    `result` (n,) is by position. What not every chunk needs is made when first asked for.
+    `result` (n,) is by position. `first_io` (k,) are the rows of the first direct I/O on each
+    share without kmap_ops, `io_aliases` says which of them reach a frontend page. What not
+    every chunk needs is made when first asked for.
     """
 
     tables: Tables
@@ -95,6 +97,8 @@ class Work:
     _shares: SharesAtWork | None = None
     facts: FactRows = field(default_factory=FactRows)
     owners: Owners | None = None
+    first_io: Slot = field(default_factory=lambda: np.zeros(0, np.int64))
+    io_aliases: Mask = field(default_factory=lambda: np.zeros(0, np.bool_))
     was_marked: Mask | None = None  # (n,): the event's page had a frontend's mark before
 
     @property
@@ -333,7 +337,8 @@ def _ill_formed(work: Work) -> None:
 class SharesAtWork:
     """Every share that lives at some moment of the chunk: first the older ones, begin -1.
 
-    `old` are the page slots of the older ones.
+    `old` are the page slots of the older ones. `since` is the position from which the share
+    resolves, the chunk's length where it does not.
     """
 
     old: Slot
@@ -345,6 +350,14 @@ class SharesAtWork:
     ref: NDArray[np.uint32]
     domid: NDArray[np.uint16]
     user: Mask
+    since: Slot
+
+    def rows_of(self, work: Work, rows: Slot) -> Slot:
+        """The shares that are live at `rows` of the pairs, as rows of these."""
+        owner, slot = work.pairs.owner.take(rows), work.pairs.slots_of(rows)
+        begun = np.searchsorted(work.begun, work.pairs.pos.take(owner, mode="wrap"))
+        return np.where(owner == OF_TABLE, np.searchsorted(self.old, slot),
+                        len(self.old) + begun)
 
 
 def shares_at_work(work: Work) -> SharesAtWork:
@@ -359,9 +372,15 @@ def shares_at_work(work: Work) -> SharesAtWork:
         new = getattr(chunk, name).take(begun)
         return np.concatenate([column[name][live], new.astype(column[name].dtype, copy=False)])
 
-    return SharesAtWork(
+    user = both("user")
+    begin = np.concatenate([np.full(len(live), -1), begun])
+    resolves = user.copy()
+    resolves[: len(live)] = column["resolvable"][live]
+    made = SharesAtWork(
         live, np.concatenate([column["map_event"][live], begun + work.first]),
-        np.concatenate([np.full(len(live), -1), begun]),
-        np.concatenate([end_of[live], work.end.take(begun)]),
-        both("pfn"), both("mfn"), both("ref"), both("domid"), both("user"),
+        begin, np.concatenate([end_of[live], work.end.take(begun)]),
+        both("pfn"), both("mfn"), both("ref"), both("domid"), user,
+        np.where(resolves, begin, length),
     )
+    made.since[made.rows_of(work, work.first_io)] = work.pairs.pos.take(work.first_io)
+    return made
