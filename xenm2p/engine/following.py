@@ -15,7 +15,7 @@ from xenm2p.engine.order import (
     sort_rows,
     tail_rows,
 )
-from xenm2p.engine.overrides import Left, Overrides, Sharing, Writes, frontend_entries
+from xenm2p.engine.overrides import Left, Overrides, Sharing, Strays, Writes, frontend_entries
 from xenm2p.engine.replay import NO_EVENT
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.kernels import KernelModel
@@ -65,6 +65,10 @@ def follow(
     if len(ends.pos):
         unmarks = removed & ~np.isin(row_pos, ends.pos[ends.was_listed & ~ends.unmarks])
         unmarks[is_end] = ends.unmarks.take(order[is_end] - sizes[4])
+    strays = overrides.strays
+    for frame_, begin, end in zip(strays.frame.tolist(), strays.begin.tolist(),
+                                  strays.end.tolist(), strict=True):
+        unmarks &= (row_frame != frame_) | (row_pos <= begin) | (row_pos >= end)
     is_head = head_rows(row_frame)
     heads = np.flatnonzero(is_head)
     frames = row_frame.take(heads)
@@ -161,6 +165,8 @@ def follow(
     newest = _newest_at(
         overrides, rows, live_group, live_event, group, event, added, count, xor, row_pos, first)
     made.over_pos, made.over_newest = row_pos.take(over_rows), newest[len(looks):]
+    if len(strays.frame):
+        _find_strays(tables, strays, row_frame.take(looks), row_pos.take(looks), newest, first)
     at = asked.take(order.take(looks) - sizes[2])
     made.left_marked = np.zeros(len(ends.pos), np.bool_)
     made.left_marked[order[is_end] - sizes[4]] = after[is_end] == _MARKED
@@ -309,6 +315,26 @@ def _newest_at(
         live_group.take(older), events, still.take(older), group.take(asked),
         row_pos.take(asked), first))
     return newest
+
+
+def _find_strays(
+    tables: Tables, strays: Strays, frame: Slot, pos: Slot, newest: Slot, first: int
+) -> None:
+    """Put strays into `newest` (q,) where they are newer on the list than the override there.
+
+    The questions are of `frame`, at `pos`, (q,).
+    """
+    column, live = tables.pages.column, tables.live()
+    listed_at = dict(zip(column["map_event"][live].tolist(),
+                         column["listed_at"][live].tolist(), strict=True))
+    # Those that were listed in the chunk are so since their map.
+    place = np.array([listed_at.get(event, event) if event != NO_EVENT else -(1 << 63)
+                      for event in newest[: len(pos)].tolist()], np.int64)
+    for stray in range(len(strays.frame)):
+        found = (frame == strays.frame[stray]) & (pos > strays.begin[stray])
+        found &= (pos < strays.end[stray]) & (strays.listed_at[stray] > place)
+        rows = np.flatnonzero(found)
+        newest[rows], place[rows] = strays.map_event[stray], strays.listed_at[stray]
 
 
 def _live_overrides(tables: Tables, is_followed: Mask) -> Slot:

@@ -27,10 +27,16 @@ Codes = NDArray[np.uint8]
 @dataclass(frozen=True, slots=True)
 class Listed:
     """Which pages are on a list after a chunk, (h,), and the rows of the maps that put them
-    there, (h,), -1 for those that were listed before the chunk."""
+    there, (h,), -1 for those that were listed before the chunk.
+
+    stray (x,) are the rows of maps of pages that a frame of the same list had put there,
+    stray_by (x,) the rows of its maps, or -1.
+    """
 
     after: Mask
     row: Slot
+    stray: Slot
+    stray_by: Slot
 
 
 def _code(states: tuple[int, int, int, int]) -> int:

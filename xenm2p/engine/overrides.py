@@ -68,6 +68,21 @@ class Ends:
 
 
 @dataclass(slots=True)
+class Strays:
+    """Shares, not listed, of pages that the search finds for their frame all the same: (x,).
+
+    frame slot, the positions at which the share begins (-1: before the chunk) and ends, the
+    event that put the page on its list, which orders the list, and the share's map event.
+    """
+
+    frame: Slot = field(default_factory=_none)
+    begin: Slot = field(default_factory=_none)
+    end: Slot = field(default_factory=_none)
+    listed_at: Slot = field(default_factory=_none)
+    map_event: Slot = field(default_factory=_none)
+
+
+@dataclass(slots=True)
 class Overrides:
     """The listed shares that begin or end in a chunk.
 
@@ -90,6 +105,7 @@ class Overrides:
     writes: Writes = field(default_factory=Writes)
     ends: Ends = field(default_factory=Ends)
     watched: Slot = field(default_factory=_none)
+    strays: Strays = field(default_factory=Strays)
 
 
 @dataclass(slots=True)

@@ -292,10 +292,7 @@ def _settle_listed(
     tables: Tables, model: KernelModel, chunk: Events, pairs: Pairs,
     kind: NDArray[np.uint8], failed: dict[int, int],
 ) -> Pairs | None:
-    """Pair rows of pages that stay listed without a share, or are mapped while mapped.
-
-    None where a page would be found on its list for another frame than put it there.
-    """
+    """Pair rows of pages that stay listed without a share, or are mapped while mapped."""
     pairs.clean = False
     group = np.cumsum(pairs.head) - 1
     starts = pairs.heads.take(group)
@@ -336,11 +333,11 @@ def _settle_listed(
     its_bucket = buckets_of(mfn)
     stands_in = np.where(listed_by >= 0, its_bucket.take(listed_by, mode="wrap"),
                          bucket.take(group))
-    if (begins & ~user & is_listed & (stands_in == its_bucket)).any():
-        return None
+    stray = np.flatnonzero(begins & ~user & is_listed & (stands_in == its_bucket))
     tails = pairs.tails
-    pairs.listed = Listed(after.take(tails) & LISTED != 0, np.where(
-        lists.take(tails), tails, listed_by.take(tails)))
+    pairs.listed = Listed(
+        after.take(tails) & LISTED != 0,
+        np.where(lists.take(tails), tails, listed_by.take(tails)), stray, listed_by.take(stray))
     return _with_bases(tables, model, chunk, pairs, is_kind(kind, Kind.SET_P2M), group, starts)
 
 

@@ -37,6 +37,7 @@ from xenm2p.engine.replay import (
 from xenm2p.engine.resolving import first_io_facts, watched_frames
 from xenm2p.engine.sharing import frontends_are_plain, share
 from xenm2p.engine.sticking import ends_that_stick, stuck_facts
+from xenm2p.engine.straying import strays_of
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.engine.waiting import close_cycles
 from xenm2p.engine.work import Work, begin, page_facts
@@ -147,40 +148,24 @@ def _share(work: Work, asks: Looks, writes: Writes) -> Sharing | None:
     pos = work.begun
     frame = work.begun_frame
     old, old_slot = work.old, pairs.slots_of(work.old)
-    ends = Ends()
+    ends, strays = Ends(), strays_of(work)
     if work.model.overrides_need_user:
-        if not _none_found_elsewhere(work, asks):
-            return None
         listed = chunk.user.take(pos) != 0
         if not listed.all():
             pos, frame = pos[listed], frame[listed]
         kept = tables.pages.column["listed"].take(old_slot)
         old, old_slot = old[kept], old_slot[kept]
-        ends = ends_that_stick(work)
+        ends = ends_that_stick(work, strays)
     column = tables.pages.column
     overrides = Overrides(
         pos, frame, work.end, column["frame"].take(old_slot).astype(np.int64),
         pairs.pos.take(old), column["map_event"].take(old_slot), asks.pos, asks.frame,
-        writes, ends, watched_frames(work),
+        writes, ends, watched_frames(work), strays,
     )
     shared = share(tables, work.model, overrides, work.first, len(chunk))
     if shared is not None:
         stuck_facts(work, shared, ends)
     return shared
-
-
-def _none_found_elsewhere(work: Work, asks: Looks) -> bool:
-    """Whether no page can be found, for a frame here, on a list that another frame put it on.
-
-    That is so where a page that has stayed listed (`listing`) is mapped without kmap_ops to a
-    frame of the same list; such a page is odd.
-    """
-    column, used = work.tables.pages.column, work.tables.pages.used
-    found = np.flatnonzero(column["odd"][:used] & (column["bucket"][:used] >= 0))
-    frames = column["private_mfn"][found]
-    return not len(found) or not any(
-        np.isin(mfn, frames).any()
-        for mfn in (work.chunk.mfn.take(work.begun), work.owned("mfn", work.ended), asks.mfn))
 
 
 def _nothing_stuck(work: Work) -> bool:

@@ -13,7 +13,7 @@ from xenm2p.engine.order import distinct
 from xenm2p.engine.replay import NO_EVENT, Segment
 from xenm2p.engine.rules import Entries, Event, Machine, Page, Share, resolve, step
 from xenm2p.engine.storing import store_stuck
-from xenm2p.engine.tables import Slot, Tables, buckets_of, foreign
+from xenm2p.engine.tables import Slot, Tables, foreign
 from xenm2p.kernels import KernelModel
 from xenm2p.trace import FOREIGN, FRAME_MASK, INVALID, MAX_FRAME, Events, Kind
 
@@ -267,11 +267,10 @@ def _judge_pages(tables: Tables, model: KernelModel, slots: Slot) -> Slot:
     is_private, listed = column["private"].take(slots), column["listed"].take(slots)
     is_foreign, is_live = foreign(entry), column["map_event"].take(slots) != NO_EVENT
     listed &= is_live
-    # On an override list as its share is, or never found there.
+    # On an override list as its share is, or without it (`listing`).
     is_listed_plainly = (bucket >= 0) == listed
     if model.overrides_need_user:
-        is_listed_plainly |= ~listed & (
-            (private_mfn == np.uint64(INVALID)) | (buckets_of(private_mfn) != bucket))
+        is_listed_plainly |= ~listed & (is_live | (private_mfn == np.uint64(INVALID)))
     plainly_free = ~is_private & is_listed_plainly & (~is_foreign | model.marks_frontend)
     plainly_mapped = entry == mfn | np.uint64(FOREIGN)
     if model.overrides:

@@ -108,7 +108,7 @@ def _followed(
     ones were there before it.
     """
     found = [overlapping, _busy(tables, overrides), overrides.writes.frame, overrides.ends.frame,
-             overrides.watched]
+             overrides.watched, overrides.strays.frame]
     listed = tables.frames.column["listed"]
     found.append(overrides.old_frame[listed.take(overrides.old_frame) > 1])
     busy = np.flatnonzero(live > 0)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from xenm2p.engine.overrides import Ends, Sharing
+from xenm2p.engine.overrides import Ends, Sharing, Strays
 from xenm2p.engine.replay import Fact
 from xenm2p.engine.work import Work
 
 
-def ends_that_stick(work: Work) -> Ends:
+def ends_that_stick(work: Work, strays: Strays) -> Ends:
     """The ends of shares, in the chunk, of frames whose mark may outlive their overrides."""
     pairs, tables = work.pairs, work.tables
     is_stuck, owners = tables.frames.column["stuck"], work.owners
-    if pairs.listed is None and owners is None and not is_stuck[: tables.frames.used].any():
+    if pairs.listed is None and owners is None and not len(strays.frame) and (
+            not is_stuck[: tables.frames.used].any()):
         return Ends()  # no mark is there without an override, and each end un-marks
     rows = work.ended
     pos = pairs.pos.take(rows)
@@ -26,6 +27,8 @@ def ends_that_stick(work: Work) -> Ends:
     unmarks = pairs.is_unmap.take(rows) & (work.chunk.user.take(pos) != 0)
     frame = tables.frame_slots(work.owned("mfn", rows))
     sticks = (was_listed & ~unmarks) | is_stuck.take(frame)
+    if len(strays.frame):  # while the search finds one, no end un-marks
+        sticks |= np.isin(frame, strays.frame)
     if owners is not None:  # m2p may name an entry that it had left marked before
         sticks |= ~unmarks & np.isin(frame, owners.frame)
     is_sticky = np.zeros(tables.frames.used, np.bool_)

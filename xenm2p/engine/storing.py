@@ -205,8 +205,9 @@ def _store_left_behind(work: Work, shared: Sharing) -> None:
     """Un-marked entries of pages that m2p no longer names when the chunk is over."""
     pos, frame = shared.all_cleared()
     page = work.frontends(frame, pos)
-    mfn = work.tables.frames.column["mfn"].take(frame)
-    work.tables.pages.column["p2m"][page] = mfn
+    column = work.tables.pages.column
+    column["p2m"][page] = work.tables.frames.column["mfn"].take(frame)
+    column["left"][page] = False
 
 
 def _store_frontends(work: Work, shared: Sharing) -> None:
