@@ -230,6 +230,8 @@ def test_kmap_ops_that_come_and_go_never_need_the_rules(name: str, chunk: int) -
 
 # Name: seed, number of events, model, events in a chunk.
 FOUND_BY_SEED = {
+    "a frontend page is unmapped while a kernel backend's share resolves":
+        (801921, 240, "kmap-only", 1000),
     "m2p comes back to a marked page that is un-marked before the chunk is over":
         (407966, 240, "local-foreign", 7),
     "a frontend marked anew while an older share lives, its lock taken after":

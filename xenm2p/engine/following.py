@@ -139,7 +139,7 @@ def follow(
             is_watched = np.isin(frames, overrides.watched).take(group)
             turns = is_watched & (before != after)
             made.is_hot = made.is_hot or bool(turns.any())
-            bare = np.flatnonzero(turns & (after == _PLAIN) & ~is_write)
+            bare = np.flatnonzero(turns & (after == _PLAIN) & ~(is_write & (count != 0)))
             made.bare_pos = np.concatenate([made.bare_pos, row_pos.take(bare)])
             made.bare_frame = np.concatenate([made.bare_frame, row_frame.take(bare)])
         clears = np.flatnonzero((before == _MARKED) & (after == _PLAIN) & unmarks)
