@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from xenm2p.engine.listing import LISTED, MAPPED, states_after, step_codes
 
 Step = tuple[str, bool]
-steps = st.tuples(st.sampled_from(["map", "unmap", "other"]), st.booleans())
+steps = st.tuples(st.sampled_from(["map", "unmap", "set_p2m", "other"]), st.booleans())
 
 
 def plainly(state: int, kind: str, user: bool) -> int:
@@ -17,6 +17,8 @@ def plainly(state: int, kind: str, user: bool) -> int:
     mapped, listed = bool(state & MAPPED), bool(state & LISTED)
     if kind == "map" and not (user and listed):
         return MAPPED | (LISTED if user or listed else 0)
+    if kind == "set_p2m":
+        return LISTED if listed else 0
     if kind == "unmap" and mapped and not (user and not listed):
         return LISTED if listed and not user else 0
     return state
@@ -38,6 +40,7 @@ def test_states_are_those_of_a_walk_event_by_event(pages: list[tuple[int, list[S
     lengths = [len(page) for _, page in pages]
     starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
     first = np.repeat(np.array([state for state, _ in pages], np.uint8), lengths)
-    codes = step_codes(kinds == "map", kinds == "unmap", np.array([user for _, user in rows]))
+    codes = step_codes(kinds == "map", kinds == "unmap", kinds == "set_p2m",
+                       np.array([user for _, user in rows]))
     wanted = [state for first_state, page in pages for state in walked(first_state, page)]
     assert states_after(codes, starts, first).tolist() == wanted

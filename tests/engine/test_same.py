@@ -18,7 +18,7 @@ from tests.strategies import traces
 from xenm2p.engine import reference, vector
 from xenm2p.engine.replay import Fact, Options, Verdict
 from xenm2p.kernels import MODELS, OVERRIDE, KernelModel
-from xenm2p.trace import Trace
+from xenm2p.trace import INVALID, Trace
 
 models = st.sampled_from([*MODELS.values()])
 chunks = st.sampled_from([1, 2, 3, 7, 50, 1000])
@@ -253,3 +253,30 @@ def test_histories_that_were_once_told_apart(name: str) -> None:
     for kept in range(length // 4, length + 1, length // 4):
         for cut in (1, 5):
             assert_same(history(seed, [True] * kept), MODELS[model], Options(), chunk, cut)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
+def test_a_share_that_lost_its_entry_never_needs_the_rules(
+    model: KernelModel, chunk: int
+) -> None:
+    """set_p2m on a mapped page leaves the share without a way to be unmapped."""
+    trace = trace_of([
+        {"kind": "map", "mfn": 0x90001, "pfn": 0x8000, "user": True},
+        {"kind": "set_p2m", "pfn": 0x8000, "mfn": 0x60000},
+        {"kind": "gup_fast", "pfn": 0x8000},
+        {"kind": "unmap", "pfn": 0x8000, "user": True, "call": 1},
+        {"kind": "unmap", "pfn": 0x8001, "user": True, "call": 1},
+        {"kind": "dio_read", "pfn": 0x8000, "task": "qemu-1"},
+        {"kind": "map", "mfn": 0x90002, "pfn": 0x8000},
+        {"kind": "map", "mfn": 0x90003, "pfn": 0x8000, "user": True},
+        {"kind": "set_p2m", "pfn": 0x8000, "mfn": INVALID},
+        {"kind": "unmap", "pfn": 0x8000, "user": True},
+        {"kind": "map", "mfn": 0x90004, "pfn": 0x8000},
+        {"kind": "unmap", "pfn": 0x8000},
+    ])
+    wanted = Outcome.of(reference.replay(trace, model), model)
+    with mock.patch.object(vector, "replay_chunk") as replay_by_the_rules:
+        got = Outcome.of(vector.replay(trace, model, chunk=chunk), model)
+    assert not replay_by_the_rules.called
+    assert first_differences(got, wanted) == {}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from xenm2p.engine.order import Mask
 from xenm2p.engine.tables import Slot
 
-# The state of a page in two bits.
+# The state of a page in two bits: its entry is its share's, and it is on a list.
 MAPPED, LISTED = 1, 2
 
 Codes = NDArray[np.uint8]
@@ -50,13 +50,15 @@ _SAME = _code((0, 1, 2, 3))
 # Where the kernel would corrupt the list, and where it returns -22, the page stays as it is.
 _MAP = _code((1, 1, 3, 3)), _code((3, 3, 2, 3))
 _UNMAP = _code((0, 0, 2, 2)), _code((0, 1, 2, 0))
+_SET_P2M = _code((0, 0, 2, 2))
 
 
-def step_codes(is_map: Mask, is_unmap: Mask, user: Mask) -> Codes:
+def step_codes(is_map: Mask, is_unmap: Mask, is_set: Mask, user: Mask) -> Codes:
     """What each row makes of the state of its page, all (r,)."""
     codes = np.full(len(user), _SAME, np.uint8)
     for kinds, functions in ((is_map, _MAP), (is_unmap, _UNMAP)):
         codes[kinds & ~user], codes[kinds & user] = functions
+    codes[is_set] = _SET_P2M
     return codes
 
 

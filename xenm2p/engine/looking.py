@@ -51,9 +51,11 @@ def questions(work: Work) -> Looks | None:
         gup = np.flatnonzero(is_kind(kind, Kind.GUP_FAST))
         base = work.bases(gup)
         frame = np.where(base == np.uint64(INVALID), base, base & np.uint64(FRAME_MASK))
-        mfn = np.where(pairs.before.take(gup), work.owned("mfn", gup), frame)
+        mfn = np.where(pairs.held.take(gup), work.owned("mfn", gup), frame)
         parts.append((pairs.pos.take(gup), mfn, np.full(len(gup), INVALID, np.uint64)))
-    if any((part[1] == np.uint64(INVALID)).any() for part in parts) and _lists_invalid(work):
+    # Direct I/O asks for no frame where there is no share, and so gets no answer.
+    asks_invalid = any((parts[i][1] == np.uint64(INVALID)).any() for i in (0, -1))
+    if asks_invalid and _lists_invalid(work):
         return None
     if len(parts) == 1:
         pos, mfn, own = parts[0]
@@ -134,7 +136,7 @@ def look_up(work: Work, asks: Looks, shared: Sharing | None) -> Looks | None:
         answer = np.where(asks.own != np.uint64(INVALID), asks.own, answer)
     dio = is_kind(kind, Kind.DIO_READ) | is_kind(kind, Kind.DIO_WRITE)
     unshared = dio & (asks.own == np.uint64(INVALID))
-    answer[unshared] = INVALID
+    answer[unshared], newest[unshared] = INVALID, NO_EVENT
     asks.resolutions = Resolutions(
         asks.pos + work.first, asks.mfn, answer, shown, marked.astype(np.uint8), newest)
     return asks

@@ -37,8 +37,8 @@ def owners_of(work: Work) -> Owners | None:
 def written_frontends(work: Work, asks: Looks) -> Writes | None:
     """The events that map, unmap, write or change the frontend page of an active frame.
 
-    None where that would have to be followed under a model without a list, and where a
-    frame is mapped at its own frontend page.
+    None where that would have to be followed under a model without a list, where a frame is
+    mapped at its own frontend page, and where such a page has a share that lost its entry.
     """
     tables, chunk, owners = work.tables, work.chunk, work.owners
     if work.model.overrides:
@@ -49,7 +49,7 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
     if not work.pairs.clean and len(touched):
         is_written &= np.logical_or.reduceat(work.kind <= int(Kind.SET_P2M), work.pairs.heads)
     touched = touched.compress(is_written)
-    if not len(touched) and owners is None:
+    if not len(touched) and owners is None and not len(work.pairs.overwritten):
         return Writes()
     active = [asks.frame]
     if work.model.overrides:
@@ -79,6 +79,8 @@ def written_frontends(work: Work, asks: Looks) -> Writes | None:
         plain = marked | (entry == mfn)
         every = np.ones(len(at), np.bool_)
         changes = Writes(at, moved, to, plain, every, every, marked)
+    if np.isin(work.pairs.overwritten, page).any():
+        return None  # the entry may be marked under a live share
     writes = _acts_on(work, acts, touched, frame, page, begin, end)
     if writes is None or (not len(writes.pos) and not len(changes.pos)):
         return writes

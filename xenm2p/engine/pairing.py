@@ -22,7 +22,7 @@ from xenm2p.engine.order import Mask, head_rows, last_before, sort_rows
 from xenm2p.engine.replay import NO_EVENT, Result
 from xenm2p.engine.tables import Slot, Tables, buckets_of, foreign
 from xenm2p.kernels import KernelModel
-from xenm2p.trace import FRAME_MASK, IDENTITY, INVALID, U64, Events, Kind
+from xenm2p.trace import FOREIGN, FRAME_MASK, IDENTITY, INVALID, U64, Events, Kind
 
 OF_TABLE = -1  # owner: the share that was live on the page before the chunk
 
@@ -36,14 +36,17 @@ class Pairs:
 
     pos (r,) position in the chunk; head (r,) first row of its page; heads (h,) their rows;
     pages (h,) the slots of the pages, in no order; live (h,) which of them had a share
-    before the chunk; is_map, is_unmap (r,) the kind, of what is carried out or not;
-    result (r,) uint8; before (r,) whether the page was mapped before the row; owner (r,)
-    the row of the map of the share that was live then, OF_TABLE for one from before the
-    chunk, and meaningless where `before` is False; base the entry the page held, or will
-    hold, without the share: (h,) where `clean`, else (r,). `calls` are those of the
-    unmaps, where one failed. `listed` is there where a page is or may come to be on a list
-    without the share that put it there. `clean` says that every map and unmap succeeded and
-    nothing else is among the rows, so that in each page's rows maps and unmaps take turns.
+    before the chunk, held_first (h,) whether the entry was still that share's; is_map,
+    is_unmap (r,) the kind, of what is carried out or not; result (r,) uint8; before (r,)
+    whether a share was live on the page before the row, held (r,) whether the entry was
+    still that share's: not since a set_p2m; owner (r,) the row of the map of the share that
+    was live then, OF_TABLE for one from before the chunk, and meaningless where `before` is
+    False; base the entry the page held, or will hold, without the share: (h,) where `clean`,
+    else (r,). `calls` are those of the unmaps, where one failed. `listed` is there where a
+    page is or may come to be on a list without the share that put it there. overwritten (o,)
+    are the slots of pages on which a share has lost its entry. `clean` says that every map
+    and unmap succeeded and nothing else is among the rows, so that in each page's rows maps
+    and unmaps take turns.
     """
 
     pos: Slot
@@ -58,6 +61,9 @@ class Pairs:
     clean: bool = True
     calls: UnmapCalls | None = None
     listed: Listed | None = None
+    overwritten: Slot = field(default_factory=lambda: np.zeros(0, np.int64))
+    held: Mask = field(init=False)
+    held_first: Mask = field(init=False)
     result: NDArray[np.uint8] = field(init=False)
     _slot: Slot | None = None
     _owner: Slot | None = None
@@ -144,19 +150,26 @@ def pair(
     before[1:] = is_map[:-1]
     before[heads] = live
     base = column["p2m"].take(of_page)
+    held = live & (base == column["mfn"].take(of_page) | np.uint64(FOREIGN))
+    if (live & ~held & foreign(base)).any():
+        return None  # a frontend page, marked under a share that has lost its entry
     if model.overrides:
         # An unmapped page that is plain and FOREIGN is a frontend page with its mark.
         base = np.where(foreign(base), base & np.uint64(FRAME_MASK), base)
-        base = np.where(live, column["index"].take(of_page), base)
+        base = np.where(held, column["index"].take(of_page), base)
         if ((base != np.uint64(INVALID)) & (base >= np.uint64(IDENTITY))).any():
             return None  # the kernel strips the IDENTITY bit: left to the rules
     elif live.any():
-        base = np.where(live, np.uint64(INVALID), base)
+        base = np.where(held, np.uint64(INVALID), base)
     pairs = Pairs(pos, head, heads, of_page, live, is_map, ~is_map, before, base)
-    if model.overrides_need_user and _any_stays(tables, pairs):
+    pairs.held = before
+    pairs.held_first = held
+    pairs.overwritten = of_page.compress(live & ~held)
+    if model.overrides_need_user and (len(pairs.overwritten) or _any_stays(tables, pairs)):
         return _settle_listed(tables, model, chunk, pairs, sorted_kind, failed)
     only_pairs = rows is None or bool((sorted_kind <= int(Kind.UNMAP)).all())
-    if only_pairs and not failed and not _any(chunk.status) and not (is_map == before).any():
+    only_pairs &= not len(pairs.overwritten) and not failed and not _any(chunk.status)
+    if only_pairs and not (is_map == before).any():
         pairs.result = np.full(len(order), Result.OK, np.uint8)
         return _check_users(tables, model, chunk, pairs, failed)
     return _settle(tables, model, chunk, pairs, sorted_kind, failed)
@@ -230,6 +243,8 @@ def _settle(
     pairs.is_unmap = is_kind(kind, Kind.UNMAP)
     acts = pairs.is_map | pairs.is_unmap
     mapped_first = pairs.live.take(group)
+    held_first = pairs.held_first.take(group)
+    writes = bool(is_set.any()) or len(pairs.overwritten) > 0
     user = users(chunk, pairs.pos)
     ends_call = model.failed_unmap_ends_call
     aborted, calls = np.zeros(count, np.bool_), None
@@ -241,20 +256,32 @@ def _settle(
         last = last_before(acts & ~void, starts)
         before = np.where(last >= 0, pairs.is_map.take(last, mode="wrap"), mapped_first)
         maps = pairs.is_map & ~before if model.overrides else pairs.is_map
-        pairs.before = before
+        held = before
+        if writes and model.overrides:
+            # A page that is listed is neither mapped nor unmapped again without its entry.
+            lost = last_before(is_set & before, starts) >= 0
+            lost |= mapped_first & ~held_first
+            held = before & ~lost
+        elif writes:
+            last = last_before((acts & ~aborted) | is_set, starts)
+            held = np.where(last >= 0, pairs.is_map.take(last, mode="wrap"), held_first)
+        pairs.before, pairs.held = before, held
         pairs.owner = last_before(maps, starts)
         skipped = np.zeros(count, np.bool_)
         if model.derefs_kmap_op or model.overrides_need_user:
-            skipped = pairs.is_unmap & ~aborted & before & (
+            skipped = pairs.is_unmap & ~aborted & held & (
                 user != owner_users(tables, chunk, pairs))
         if model.overrides_need_user:  # list_del of a page that was mapped without
             skipped &= user
-        fails = pairs.is_unmap & ~before & ~aborted
+        fails = pairs.is_unmap & ~held & ~aborted
         if ends_call and (calls or fails.any()):
             calls = calls or _calls_of(chunk, pairs, failed)
             aborted = calls.ended_by(fails) != NEVER
-        settled = np.array_equal(void, aborted | skipped)
-        void = aborted | skipped
+        now_void = aborted | skipped | (fails & before)
+        if writes and model.overrides:
+            now_void |= acts & before & ~held
+        settled = np.array_equal(void, now_void)
+        void = now_void
         if settled:
             break
     else:
@@ -264,7 +291,7 @@ def _settle(
     if model.overrides_need_user:
         of_map = owner_users(tables, chunk, pairs)
         differs = pairs.is_unmap & before & ~aborted & ~user & of_map
-        if (differs | (again & ~(user & of_map))).any():
+        if (differs | (again & ~(user & of_map)) | (is_set & before)).any():
             return _settle_listed(tables, model, chunk, pairs, kind, failed)
     result = np.zeros(count, np.uint8)
     result[pairs.is_map | pairs.is_unmap] = Result.OK
@@ -300,17 +327,18 @@ def _settle_listed(
     pairs.is_unmap = is_kind(kind, Kind.UNMAP)
     user = users(chunk, pairs.pos)
     bucket = tables.pages.column["bucket"].take(pairs.pages)
-    first = np.where(pairs.live, np.uint8(MAPPED), np.uint8(0))
+    is_set = is_kind(kind, Kind.SET_P2M)
+    first = np.where(pairs.held_first, np.uint8(MAPPED), np.uint8(0))
     first |= np.where(bucket >= 0, np.uint8(LISTED), np.uint8(0))
     first = first.take(group)
     calls = _calls_of(chunk, pairs, failed)
     aborted = calls.ended_by(np.zeros(len(pairs), np.bool_)) != NEVER
     for _ in range(MOST_ROUNDS):
         after = states_after(
-            step_codes(pairs.is_map, pairs.is_unmap & ~aborted, user), starts, first)
+            step_codes(pairs.is_map, pairs.is_unmap & ~aborted, is_set, user), starts, first)
         state = np.where(pairs.head, first, np.roll(after, 1))
-        pairs.before = state & MAPPED != 0
-        fails = pairs.is_unmap & ~pairs.before & ~aborted
+        pairs.held = state & MAPPED != 0
+        fails = pairs.is_unmap & ~pairs.held & ~aborted
         void = aborted
         aborted = calls.ended_by(fails) != NEVER
         if np.array_equal(void, aborted):
@@ -320,13 +348,16 @@ def _settle_listed(
     pairs.calls = calls
     is_listed = state & LISTED != 0
     skipped = user & ~aborted & (
-        pairs.is_map & is_listed | pairs.is_unmap & pairs.before & ~is_listed)
+        pairs.is_map & is_listed | pairs.is_unmap & pairs.held & ~is_listed)
     pairs.result = np.zeros(len(pairs), np.uint8)
     pairs.result[pairs.is_map | pairs.is_unmap] = Result.OK
     pairs.result[fails] = Result.EINVAL
     pairs.result[skipped] = Result.SKIP_LIST
     pairs.result[aborted] = Result.ABORTED
     begins = pairs.is_map & ~skipped
+    last = last_before((pairs.is_map | pairs.is_unmap) & (pairs.result == Result.OK), starts)
+    pairs.before = np.where(
+        last >= 0, pairs.is_map.take(last, mode="wrap"), pairs.live.take(group))
     pairs.owner = last_before(begins, starts)
     lists = begins & user
     listed_by, mfn = last_before(lists, starts), chunk.mfn.take(pairs.pos)
@@ -338,7 +369,7 @@ def _settle_listed(
     pairs.listed = Listed(
         after.take(tails) & LISTED != 0,
         np.where(lists.take(tails), tails, listed_by.take(tails)), stray, listed_by.take(stray))
-    return _with_bases(tables, model, chunk, pairs, is_kind(kind, Kind.SET_P2M), group, starts)
+    return _with_bases(tables, model, chunk, pairs, is_set, group, starts)
 
 
 def _with_bases(
@@ -359,13 +390,17 @@ def _with_bases(
     if is_set.any() or pairs.listed is not None:
         entries = chunk.mfn.take(pairs.pos)
         value = entries[is_set]
-        if (is_set & pairs.before).any() or foreign(value).any():
+        if foreign(value).any():
             return None
+        overwrites = is_set & pairs.held
+        if overwrites.any():
+            pairs.overwritten = np.concatenate(
+                [pairs.overwritten, pairs.slot.compress(overwrites)])
         if model.overrides and (value[value != np.uint64(INVALID)] >= np.uint64(IDENTITY)).any():
             return None
         saves = is_set
         if pairs.listed is not None:
-            replaces = pairs.is_map & pairs.before & (pairs.result == Result.OK)
+            replaces = pairs.is_map & pairs.held & (pairs.result == Result.OK)
             replaced = of_owner(pairs, entries, tables.pages.column["mfn"])
             entries = np.where(replaces, replaced, entries)
             saves = is_set | replaces

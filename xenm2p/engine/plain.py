@@ -229,7 +229,7 @@ def _warnings(work: Work) -> NDArray[np.uint8]:
         rows = held[pairs.is_map.take(held)]
     else:
         rows = np.flatnonzero(
-            pairs.is_map & (pairs.before | (pairs.base != np.uint64(INVALID))))
+            pairs.is_map & (pairs.held | (pairs.base != np.uint64(INVALID))))
     warnings[pairs.pos.take(rows)] = Warn.NOT_BALLOONED
     return warnings
 
@@ -245,9 +245,10 @@ def _counts(
         done = result == Result.OK
         maps = len(work.begun)
         unmaps = int(np.count_nonzero(done)) - maps
-        replaced = int(np.count_nonzero(pairs.is_map & pairs.before & (
+        replaced = int(np.count_nonzero(pairs.is_map & pairs.held & (
             pairs.result == Result.OK)))
-        foreign_set, foreign_cleared = maps - replaced, unmaps
+        overwritten = int(np.count_nonzero(is_kind(work.kind, Kind.SET_P2M) & pairs.held))
+        foreign_set, foreign_cleared = maps - replaced, unmaps + overwritten
     sets = len(shared.set_pos) if shared else 0
     clears = shared.clears() if shared else 0
     if work.was_marked is not None:
@@ -277,7 +278,7 @@ def _transitions(work: Work, shared: Sharing | None) -> Transitions:
     bit = np.uint64(FOREIGN)
     held = _with_marks(work, mapped)
     if not pairs.clean:
-        over = pairs.before.take(mapped)
+        over = pairs.held.take(mapped)
         held = np.where(over, work.owned("mfn", mapped) | bit, held)
     left = work.bases(unmapped) if work.model.overrides else (
         np.full(len(unmapped), INVALID, np.uint64))
@@ -290,9 +291,9 @@ def _transitions(work: Work, shared: Sharing | None) -> Transitions:
     written = np.flatnonzero(chunk.kind == Kind.SET_P2M)
     if len(written):
         rows = np.flatnonzero(is_kind(work.kind, Kind.SET_P2M))
-        at = pairs.pos.take(rows)
-        parts.append(
-            (at, chunk.pfn.take(at), _with_marks(work, rows), chunk.mfn.take(at), Side.WRITE))
+        at, over = pairs.pos.take(rows), pairs.held.take(rows)
+        held = np.where(over, work.owned("mfn", rows) | bit, _with_marks(work, rows))
+        parts.append((at, chunk.pfn.take(at), held, chunk.mfn.take(at), Side.WRITE))
     if shared is not None:
         column = work.tables.frames.column
         for pos, frame, marked in ((shared.set_pos, shared.set_frame, True),

@@ -272,7 +272,7 @@ def _judge_pages(tables: Tables, model: KernelModel, slots: Slot) -> Slot:
     if model.overrides_need_user:
         is_listed_plainly |= ~listed & (is_live | (private_mfn == np.uint64(INVALID)))
     plainly_free = ~is_private & is_listed_plainly & (~is_foreign | model.marks_frontend)
-    plainly_mapped = entry == mfn | np.uint64(FOREIGN)
+    plainly_mapped = (entry == mfn | np.uint64(FOREIGN)) | ~is_foreign  # set_p2m wrote over it
     if model.overrides:
         plainly_mapped &= is_private & (private_mfn == mfn) & is_listed_plainly
         plainly_mapped &= ~foreign(column["index"].take(slots)) & (mfn != np.uint64(INVALID))

@@ -297,7 +297,7 @@ def _not_ballooned(work: Work) -> None:
             rows = rows[pairs.head.take(rows)]
     else:
         rows = np.flatnonzero(
-            pairs.is_map & (pairs.result == Result.OK) & ~pairs.before
+            pairs.is_map & (pairs.result == Result.OK) & ~pairs.held
             & (pairs.base != np.uint64(INVALID)))
     if work.was_marked is not None:
         rows = rows[~work.was_marked.take(pairs.pos.take(rows))]
@@ -327,7 +327,7 @@ def _ill_formed(work: Work) -> None:
     if pairs.calls is None:
         return
     ended_by = pairs.calls.ended_by(result == Result.EINVAL).take(aborted)
-    old = np.where(pairs.before.take(aborted),
+    old = np.where(pairs.held.take(aborted),
                    work.owned("mfn", aborted) | np.uint64(FOREIGN), pairs.base.take(aborted))
     facts.add(Fact.ABORTED_CALL, pairs.pos.take(aborted), event=work.events(aborted),
               pfn=work.pfns(aborted), old=old, other=ended_by + work.first)

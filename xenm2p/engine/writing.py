@@ -142,7 +142,7 @@ def _failed_maps_kept(work: Work, rows: Slot, is_foreign: Mask) -> None:
 
 def _entries_before(work: Work, rows: Slot) -> U64:
     """The model's p2m entries before `rows`, a frontend's mark aside."""
-    live = work.pairs.before.take(rows)
+    live = work.pairs.held.take(rows)
     return np.where(live, work.owned("mfn", rows) | np.uint64(FOREIGN), work.bases(rows))
 
 
