@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xenm2p.engine.order import Mask
-from xenm2p.engine.pairing import is_kind
+from xenm2p.engine.pairs import is_kind
 from xenm2p.engine.replay import NO_EVENT, Result
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xenm2p.engine.order import distinct, newest_live, order_of
-from xenm2p.engine.pairing import is_kind
+from xenm2p.engine.pairs import is_kind
 from xenm2p.engine.replay import Fact
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work

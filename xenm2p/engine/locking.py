@@ -14,7 +14,7 @@ import numpy as np
 from xenm2p.engine.losing import Losses, unsure_at
 from xenm2p.engine.order import Mask, distinct, order_of, tail_rows
 from xenm2p.engine.overrides import Sharing
-from xenm2p.engine.pairing import is_kind
+from xenm2p.engine.pairs import is_kind
 from xenm2p.engine.replay import NO_EVENT, NO_TIME, Collisions, Fact, Locks, Verdict
 from xenm2p.engine.resolving import io_alias_rows
 from xenm2p.engine.tables import Slot

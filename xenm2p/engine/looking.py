@@ -8,7 +8,7 @@ import numpy as np
 
 from xenm2p.engine.order import head_rows
 from xenm2p.engine.overrides import Sharing
-from xenm2p.engine.pairing import OF_TABLE, is_kind
+from xenm2p.engine.pairs import OF_TABLE, is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Resolutions
 from xenm2p.engine.tables import Slot, buckets_of
 from xenm2p.engine.work import Work

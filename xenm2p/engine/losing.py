@@ -8,7 +8,7 @@ import numpy as np
 
 from xenm2p.engine.observe import Observer
 from xenm2p.engine.order import Mask, order_of
-from xenm2p.engine.pairing import is_kind
+from xenm2p.engine.pairs import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work

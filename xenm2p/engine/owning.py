@@ -12,7 +12,7 @@ from xenm2p.engine.acting import Acts
 from xenm2p.engine.looking import Looks
 from xenm2p.engine.order import order_of
 from xenm2p.engine.overrides import Left, Sharing, Writes
-from xenm2p.engine.pairing import is_kind
+from xenm2p.engine.pairs import is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
 from xenm2p.engine.resolving import io_alias_rows
 from xenm2p.engine.tables import Slot

@@ -20,7 +20,7 @@ from xenm2p.engine.observe import Observer
 from xenm2p.engine.order import distinct, order_of
 from xenm2p.engine.overrides import Ends, Overrides, Sharing, Writes
 from xenm2p.engine.owning import hot_facts, overwrite_left, owners_of, written_frontends
-from xenm2p.engine.pairing import is_kind
+from xenm2p.engine.pairs import is_kind
 from xenm2p.engine.replay import (
     Counts,
     Ending,

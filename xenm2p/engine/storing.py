@@ -7,7 +7,7 @@ import numpy as np
 from xenm2p.engine.listing import Listed
 from xenm2p.engine.order import Mask, order_of, tail_rows
 from xenm2p.engine.overrides import Sharing, frontend_entries
-from xenm2p.engine.pairing import is_kind
+from xenm2p.engine.pairs import is_kind
 from xenm2p.engine.replay import NO_EVENT, Result
 from xenm2p.engine.tables import Slot, Tables, buckets_of, foreign
 from xenm2p.engine.work import Work

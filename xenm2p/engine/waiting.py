@@ -14,7 +14,7 @@ from xenm2p.engine.locking import Held
 from xenm2p.engine.looking import Looks
 from xenm2p.engine.losing import Losses
 from xenm2p.engine.order import Mask, order_of
-from xenm2p.engine.pairing import is_kind
+from xenm2p.engine.pairs import is_kind
 from xenm2p.engine.replay import Cycles
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.waits import Wait, WaitGraph, cycle_rows

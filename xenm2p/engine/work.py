@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xenm2p.engine.observe import Observer
 from xenm2p.engine.order import Mask, order_of
-from xenm2p.engine.pairing import OF_TABLE, Pairs, differing_rows, is_constant, is_kind
+from xenm2p.engine.pairs import OF_TABLE, Pairs, differing_rows, is_constant, is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Facts, Result
 from xenm2p.engine.tables import Slot, Tables
 from xenm2p.kernels import KernelModel

@@ -8,7 +8,7 @@ import numpy as np
 
 from xenm2p.engine.order import Mask, head_rows, last_before, order_of, tail_rows
 from xenm2p.engine.overrides import Sharing
-from xenm2p.engine.pairing import Pairs, is_kind
+from xenm2p.engine.pairs import Pairs, is_kind
 from xenm2p.engine.replay import NO_EVENT, Fact, Result
 from xenm2p.engine.tables import Slot, foreign
 from xenm2p.engine.work import Work
