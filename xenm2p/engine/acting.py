@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xenm2p.engine.order import Mask
+from xenm2p.engine.order import POS_BITS, Mask
 from xenm2p.engine.pairs import is_kind
 from xenm2p.engine.replay import NO_EVENT, Result
 from xenm2p.engine.tables import Slot
 from xenm2p.engine.work import Work
 from xenm2p.trace import FOREIGN, INVALID, U64, Kind
-
-_POS_BITS = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Acts:
         place = np.full(work.tables.pages.used, -1)
         place[pairs.pages] = np.arange(len(pairs.pages))
         pos = pairs.pos.take(row)
-        key = (np.cumsum(pairs.head, dtype=np.int64).take(row) - 1) << _POS_BITS
+        key = (np.cumsum(pairs.head, dtype=np.int64).take(row) - 1) << POS_BITS
         key |= pos
         mfn = chunk.mfn.take(pos)
         left = work.bases(row) if work.model.overrides else np.full(len(row), INVALID, np.uint64)
@@ -55,7 +53,7 @@ class Acts:
 
         That of the next page, or (a,), where there is none.
         """
-        found: Slot = np.searchsorted(self.key, self.place.take(page) << _POS_BITS | pos)
+        found: Slot = np.searchsorted(self.key, self.place.take(page) << POS_BITS | pos)
         return found
 
     def entries_at(self, work: Work, page: Slot, pos: Slot) -> tuple[U64, Mask]:
@@ -69,8 +67,8 @@ class Acts:
         if not len(wrote):
             return before, was_mapped
         key = self.key.take(wrote)
-        at = np.searchsorted(key, place << _POS_BITS | pos) - 1
-        here = (at >= 0) & (key.take(at, mode="wrap") >> _POS_BITS == place)
+        at = np.searchsorted(key, place << POS_BITS | pos) - 1
+        here = (at >= 0) & (key.take(at, mode="wrap") >> POS_BITS == place)
         last = wrote.take(at, mode="wrap")
         return (np.where(here, self.entry.take(last), before),
                 np.where(here, work.pairs.is_map.take(self.row.take(last)), was_mapped))
