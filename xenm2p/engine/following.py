@@ -61,14 +61,7 @@ def follow(
     write = None
     if len(writes.pos) or len(ends.pos):
         write = np.where((order >= sizes[3]) & ~is_end, order - sizes[3], -1)
-    unmarks = removed
-    if len(ends.pos):
-        unmarks = removed & ~np.isin(row_pos, ends.pos[ends.was_listed & ~ends.unmarks])
-        unmarks[is_end] = ends.unmarks.take(order[is_end] - sizes[4])
-    strays = overrides.strays
-    for frame_, begin, end in zip(strays.frame.tolist(), strays.begin.tolist(),
-                                  strays.end.tolist(), strict=True):
-        unmarks &= (row_frame != frame_) | (row_pos <= begin) | (row_pos >= end)
+    unmarks = _unmarking(overrides, removed, is_end, order - sizes[4], row_frame, row_pos)
     is_head = head_rows(row_frame)
     heads = np.flatnonzero(is_head)
     frames = row_frame.take(heads)
@@ -136,8 +129,7 @@ def follow(
         # Other overrides of the frame resolve otherwise from then on.
         made.is_hot = made.is_hot or bool((count.take(sets) > 1).any())
         if len(overrides.watched):
-            is_watched = np.isin(frames, overrides.watched).take(group)
-            turns = is_watched & (before != after)
+            turns = np.isin(row_frame, overrides.watched) & (before != after)
             made.is_hot = made.is_hot or bool(turns.any())
             bare = np.flatnonzero(turns & (after == _PLAIN) & ~(is_write & (count != 0)))
             made.bare_pos = np.concatenate([made.bare_pos, row_pos.take(bare)])
@@ -165,8 +157,9 @@ def follow(
     newest = _newest_at(
         overrides, rows, live_group, live_event, group, event, added, count, xor, row_pos, first)
     made.over_pos, made.over_newest = row_pos.take(over_rows), newest[len(looks):]
-    if len(strays.frame):
-        _find_strays(tables, strays, row_frame.take(looks), row_pos.take(looks), newest, first)
+    if len(overrides.strays.frame):
+        _find_strays(
+            tables, overrides.strays, row_frame.take(looks), row_pos.take(looks), newest)
     at = asked.take(order.take(looks) - sizes[2])
     made.left_marked = np.zeros(len(ends.pos), np.bool_)
     made.left_marked[order[is_end] - sizes[4]] = after[is_end] == _MARKED
@@ -174,6 +167,24 @@ def follow(
     made.query_marked[at] = after.take(looks) == _MARKED
     made.query_newest[at] = newest[: len(looks)]
     return True
+
+
+def _unmarking(
+    overrides: Overrides, removed: Mask, is_end: Mask, end: Slot, frame: Slot, pos: Slot
+) -> Mask:
+    """Which rows un-mark the frontend, where their frame has no override left.
+
+    `removed` are ends of overrides; where `is_end`, `end` is the place in `overrides.ends`.
+    """
+    ends, strays = overrides.ends, overrides.strays
+    unmarks = removed
+    if len(ends.pos):
+        unmarks = removed & ~np.isin(pos, ends.pos[ends.was_listed & ~ends.unmarks])
+        unmarks[is_end] = ends.unmarks.take(end[is_end])
+    for stray in range(len(strays.frame)):
+        is_found = (frame == strays.frame[stray]) & (pos > strays.begin[stray])
+        unmarks = unmarks & ~(is_found & (pos < strays.end[stray]))
+    return unmarks
 
 
 def _by_pos(pos: Slot, length: int) -> Slot:
@@ -318,7 +329,7 @@ def _newest_at(
 
 
 def _find_strays(
-    tables: Tables, strays: Strays, frame: Slot, pos: Slot, newest: Slot, first: int
+    tables: Tables, strays: Strays, frame: Slot, pos: Slot, newest: Slot
 ) -> None:
     """Put strays into `newest` (q,) where they are newer on the list than the override there.
 
