@@ -280,3 +280,16 @@ def test_a_share_that_lost_its_entry_never_needs_the_rules(
         got = Outcome.of(vector.replay(trace, model, chunk=chunk), model)
     assert not replay_by_the_rules.called
     assert first_differences(got, wanted) == {}
+
+
+def test_m2p_goes_from_a_shares_own_page_to_another_plain_one() -> None:
+    """The share becomes an alias (XM203), though its frame's entry was plain before as well."""
+    trace = trace_of([
+        {"kind": "set_m2p", "mfn": 0x50000, "pfn": 0x8000},
+        {"kind": "map", "mfn": 0x50000, "pfn": 0x8000, "user": True},
+        {"kind": "set_p2m", "pfn": 0x8000, "mfn": 0x50000},
+        {"kind": "set_m2p", "mfn": 0x50000, "pfn": 0x1000},
+    ])
+    for model in MODELS.values():
+        for chunk in (1, 3, 4):
+            assert_same(trace, model, Options(), chunk, 1)

@@ -91,11 +91,12 @@ def follow(
     listed = tables.frames.column["listed"].take(frames) > 0
     if write is None and model.marks_frontend and (plain & listed | marked & ~listed).any():
         write = np.full(len(group), -1)
+    last_unmarks = unmarks & (count == 0)
     if write is None:
         before, after = _quiet_states(model, heads, group, first_state, count)
     else:
         before, after = _states(
-            model, writes, heads, group, first_state, change, unmarks & (count == 0), write)
+            model, writes, heads, group, first_state, change, last_unmarks, write)
     over_rows = np.zeros(0, np.int64)
     is_write = np.zeros(len(group), np.bool_)
     if write is not None:
@@ -114,11 +115,12 @@ def follow(
                 page = int(tables.frames.column["page"][frames[at]])
                 made.left += _move(
                     writes, span, int(first_state[at]), page, int(frames[at]), change,
-                    unmarks & (count == 0), write, row_pos, before, after, length)
+                    last_unmarks, write, row_pos, before, after, length)
         on_mark = is_write & (before == _MARKED)
         if (on_mark & ~_of_writes(writes.takes, write)).any():
             return False
-        bare = hot & (after == _PLAIN) & (before != _PLAIN)
+        # m2p may go from one plain page to another: the share's own page is no alias.
+        bare = hot & (after == _PLAIN) & ((before != _PLAIN) | moves)
         made.bare_pos, made.bare_frame = row_pos[bare], row_frame[bare]
         over_rows = np.flatnonzero(on_mark & ~moves)
     second = np.flatnonzero(added & (count == 2))

@@ -218,8 +218,9 @@ def _store_frontends(work: Work, shared: Sharing) -> None:
     page = column["page"].take(shared.entry_frame)
     pages["p2m"][page] = entry
     pages["left"][page] = pages["left"][shared.overwritten] = False
+    overwritten = set(shared.overwritten)
     for mark in shared.left:
-        if mark.back == shared.length and mark.page not in shared.overwritten:
+        if mark.back == shared.length and mark.page not in overwritten:
             pages["p2m"][mark.page] = column["mfn"][mark.frame] | np.uint64(FOREIGN)
             pages["left"][mark.page] = True
     may_stick = [np.flatnonzero(column["stuck"][: work.tables.frames.used]),
