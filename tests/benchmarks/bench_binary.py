@@ -1,18 +1,16 @@
 """Rates and sizes of the binary trace format, beside numpy's own container.
 
-    python tests/benchmarks/bench_binary.py [EVENTS]
-
-Prints events per second of writing and reading, bytes an event, and the highest memory of
-the process after each step. Reading looks at every column once, as an engine would.
+Events per second of writing and reading, bytes an event, and the highest memory of the
+process up to then. Reading looks at every column once, as an engine would.
 """
 
 from __future__ import annotations
 
+import argparse
 import resource
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +34,21 @@ def touch(trace: Trace) -> int:
                for column in events.columns().values())
 
 
-def report(what: str, path: Path, events: int, write: float, read: float) -> None:
+def row_of(what: str, path: Path, events: int, write: float, read: float) -> dict[str, str]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(f"{what:<22} write {events / write / 1e6:6.1f} M/s  read {events / read / 1e6:6.1f} M/s"
-          f"  {path.stat().st_size / events:6.2f} bytes an event  peak {peak} MiB")
+    return {
+        "way": what, "write Mevents/s": f"{events / write / 1e6:.1f}",
+        "read Mevents/s": f"{events / read / 1e6:.1f}",
+        "bytes an event": f"{path.stat().st_size / events:.2f}", "peak MB": str(peak),
+    }
 
 
-def main(events: int = 2_000_000) -> None:
-    """Write and read one workload in every way."""
+def main(arguments: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Write and read one workload in every way: a row a way."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks binary")
+    parser.add_argument("--events", type=int, default=2_000_000)
+    events = parser.parse_args(arguments).events
+    rows = []
     made = generate("same-domain", events=events, seed=1, in_flight=256, frames=1 << 16)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source.xm2p"
@@ -66,17 +71,18 @@ def main(events: int = 2_000_000) -> None:
             try:
                 write_time = timed(write)
             except UsageError as missing:
-                print(f"{name:<22} {missing}")
+                rows.append({"way": f"{name}: {missing}"})
                 continue
             read_time = timed(lambda path=path: touch(read_binary(path, str(path))))
-            report(name, path, events, write_time, read_time)
+            rows.append(row_of(name, path, events, write_time, read_time))
 
         some = frozenset({"time", "kind", "pfn", "mfn", "user"})
         seconds = timed(lambda: touch(read_binary(source, str(source), columns=some)))
-        print(f"{'plain, five columns':<22} read {seconds / events * 1e9:.1f} ns an event")
+        rows.append({"way": "plain, five columns",
+                     "read Mevents/s": f"{events / seconds / 1e6:.1f}"})
         marked = Path(folder) / "None-True.xm2p"
         seconds = timed(lambda: resume_point(BinaryReader(marked, str(marked)), events - 1))
-        print(f"{'open and resume':<22} {seconds * 1e3:.1f} ms")
+        rows.append({"way": f"open and resume at the end: {seconds * 1e3:.1f} ms"})
 
         # The peer holds all events in memory; it is the rate and the size that compare.
         whole = read_binary(source, str(source)).events()
@@ -89,8 +95,5 @@ def main(events: int = 2_000_000) -> None:
                 with np.load(path) as columns:
                     touch(Trace.of_events(Events(**{c: columns[c] for c in COLUMNS})))
 
-            report(name, path, events, write_time, timed(read))
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+            rows.append(row_of(name, path, events, write_time, timed(read)))
+    return rows

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -159,3 +161,16 @@ def test_standard_input(xenm2p: Run, deadlock: Path) -> None:
     assert xenm2p("diff", "-", deadlock, stdin=DEADLOCK).status == 0
     done = xenm2p("diff", "-", "--kernel-a", "3.4", "--kernel-b", "3.5", stdin=DEADLOCK)
     assert done.status == 1
+
+
+def test_a_pipe_given_by_its_path_is_read_once(
+    xenm2p: Run, deadlock: Path, tmp_path: Path
+) -> None:
+    """Its begin was lost when it was asked whether it is a saved replay."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = Thread(target=pipe.write_bytes, args=[deadlock.read_bytes()])
+    writer.start()
+    done = xenm2p("diff", pipe, deadlock)
+    writer.join()
+    assert (done.status, done.err) == (0, "")

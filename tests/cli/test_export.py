@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import DEADLOCK, Run
+from tests.test_traces import TRACES
 from xenm2p.report.fields import TABLES
 from xenm2p.report.formats import WRITERS
 
@@ -161,3 +162,11 @@ def test_intervals_are_shown_where_they_overlap_the_window(xenm2p: Run, deadlock
     assert shares("--from", "2", "--to", "2") == 1
     assert shares("--from", "4") == 0
     assert shares("--to", "0") == 0
+
+
+@pytest.mark.parametrize("format_", ["json", "jsonl"])
+def test_a_cycle_of_waits_is_json_as_well(xenm2p: Run, format_: str) -> None:
+    """The events that prove XM102 were numpy's numbers, which json does not know."""
+    out = xenm2p("export", "-t", "findings", "-f", format_, TRACES / "lock-cycle.yaml").out
+    rows = json.loads(out)["rows"] if format_ == "json" else rows_of(out)
+    assert any(row["id"] == "XM102" and len(row["events"]) == 12 for row in rows)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import PROGRAM, Run
+from tests.cli.conftest import DEADLOCK, PROGRAM, Run
 from xenm2p import __version__
 from xenm2p.cli.app import COMMANDS, command_objects
 from xenm2p.cli.options import SEVERITIES, parse_point
 from xenm2p.findings import Severity
+from xenm2p.formats.binary_layout import MAX_CHUNK_EVENTS
 
 
 def test_no_command_shows_the_help(xenm2p: Run) -> None:
@@ -126,7 +127,7 @@ def test_a_directory_as_trace_is_one_line(xenm2p: Run, tmp_path: Path) -> None:
 def test_an_unusable_traced_kernel_names_the_way_out(xenm2p: Run) -> None:
     trace = 'format: xenm2p-trace\nversion: 1\nkernel: "2.6.32"\nevents: []\n'
     done = xenm2p("replay", "-", stdin=trace)
-    assert done.status == 2
+    assert done.status == 3  # it stands in the input, not on the command line
     assert "--traced-kernel" in done.err
     assert xenm2p("replay", "--traced-kernel", "3.4", "-", stdin=trace).status == 0
 
@@ -185,3 +186,25 @@ def test_more_events_than_the_format_is_made_for_are_refused(
 ) -> None:
     done = xenm2p("generate", "locks", "--events", str(10**20), "-o", str(tmp_path / "t.xm2p"))
     assert (done.status, [*tmp_path.iterdir()]) == (2, [])
+
+
+def test_more_events_in_a_chunk_than_the_format_has_is_a_usage_error(
+    xenm2p: Run, tmp_path: Path
+) -> None:
+    done = xenm2p("generate", "locks", "--chunk-events", MAX_CHUNK_EVENTS + 1,
+                  "-o", tmp_path / "large.xm2p")
+    assert done.status == 2
+    assert f"1<=x<={MAX_CHUNK_EVENTS}" in done.err
+
+
+@pytest.mark.parametrize("kernel", ["foo", "2.6.37"])
+def test_a_kernel_of_the_trace_that_is_none_is_unreadable_input(
+    xenm2p: Run, tmp_path: Path, kernel: str
+) -> None:
+    trace = tmp_path / "trace.yaml"
+    trace.write_text(DEADLOCK.replace("3.4.5", kernel))
+    done = xenm2p("replay", trace)
+    assert done.status == 3
+    assert done.err.startswith(f"xenm2p: {trace}: 'kernel': ")
+    assert "--traced-kernel overrides it" in done.err
+    assert xenm2p("replay", "--traced-kernel", "3.5", trace).status == 0

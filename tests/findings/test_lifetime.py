@@ -2,8 +2,10 @@
 
 import pytest
 
-from tests.build import foreign
-from tests.findings.replayed import dio_read, find, lock, map_, unlock, unmap
+from tests.build import foreign, trace_of
+from tests.engine.test_same import assert_same
+from tests.findings.replayed import dio_read, find, lock, map_, p2m_write, unlock, unmap
+from xenm2p.engine.replay import Options
 from xenm2p.findings import Severity
 from xenm2p.findings.lifetime import format_duration
 from xenm2p.kernels import MODELS
@@ -129,3 +131,13 @@ def test_an_unmap_while_direct_io_waits_for_a_lock():
 ])
 def test_not_in_flight(rows, model):
     assert find("XM404", rows, model) == []
+
+
+@pytest.mark.parametrize("chunk", [1, 100])
+def test_an_unmap_in_flight_is_unsure_where_the_lock_is_from_before_a_loss(chunk: int):
+    """XM404 was an error although XM101 of the same lock was unknown."""
+    rows = [lock(), map_(), {"kind": "lost", "cpu": 0, "count": 5},
+            p2m_write(0x8000, foreign(0x50010)), dio_read(), unmap()]
+    for id in ("XM101", "XM404"):
+        assert [f.severity for f in find(id, rows, "override")] == [Severity.INFO]
+    assert_same(trace_of(rows), MODELS["override"], Options(), chunk, 1)

@@ -153,8 +153,8 @@ def _is_saved(name: str) -> bool:
     from xenm2p.formats.saved import looks_like_replay
     from xenm2p.formats.streams import open_input
 
-    if name == "-" or Path(name).is_dir():
-        return False  # standard input can be read once only; a directory holds a capture
+    if name == "-" or (Path(name).exists() and not Path(name).is_file()):
+        return False  # a pipe can be read once only; a directory holds a capture
     with open_input(name) as opened:
         return looks_like_replay(opened.first)
 

@@ -14,7 +14,7 @@ from xenm2p.cli.progress import with_progress
 from xenm2p.compare.agreement import JUDGING, Agreement, agreement_of, choose
 from xenm2p.engine.replay import Fact, Options, Segment
 from xenm2p.engine.resuming import renumbered, resumed_trace
-from xenm2p.errors import EXIT_LOSSY, UsageError
+from xenm2p.errors import EXIT_LOSSY, InputError, UsageError
 from xenm2p.findings import Tally
 from xenm2p.formats.binary_reader import Loss
 from xenm2p.formats.capture_sight import what_is_seen
@@ -296,13 +296,17 @@ def heading_of(name: str, trace: Trace, request: ReplayRequest) -> Heading:
 def traced_model_of(name: str, trace: Trace, request: ReplayRequest) -> KernelModel | None:
     """The model of the kernel that the trace was taken on, None where it is not known.
 
-    Raises UsageError where it is no kernel that has a model.
+    Raises UsageError where --traced-kernel is no kernel that has a model, InputError where
+    the trace's own is none.
     """
     kernel = request.traced_kernel or trace.kernel
     try:
         return None if kernel is None else model_for(kernel)
     except UsageError as error:
-        raise UsageError(f"{name}: the traced {error}; --traced-kernel overrides it") from None
+        if request.traced_kernel:
+            raise
+        raise InputError(f"'kernel': {error}; --traced-kernel overrides it",
+                         source=name) from None
 
 
 def engine_named(name: str) -> Engine:

@@ -34,7 +34,7 @@ def writing_options(command: Any) -> Any:
                      **options.one_of("compression", COMPRESSIONS),
                      help="Compress an .xm2p file's columns: zlib, zstd (needs the zstandard "
                           "package) or none (default), which is the quickest to read."),
-        click.option("--chunk-events", metavar="N", type=click.IntRange(1, 1 << 24),
+        click.option("--chunk-events", metavar="N", type=click.IntRange(1, 1 << 20),
                      help="Events in one chunk of an .xm2p file."),
     )):
         command = option(command)

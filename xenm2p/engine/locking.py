@@ -162,9 +162,12 @@ def collide(
     waiting = np.flatnonzero(outlived & (dio != NO_EVENT))
     is_unmap = is_kind(work.chunk.kind.take(closes[waiting]), Kind.UNMAP)
     waiting = waiting[is_unmap]  # not a map that replaces the share
+    # The lock that keeps the I/O in flight may have been released unseen.
+    unknown = held.event[lock[waiting]] < losses.last_at(closes[waiting], work.first)
     work.facts.add(
         Fact.UNMAP_IN_FLIGHT, closes[waiting], event=closes[waiting] + work.first,
-        pfn=shares.pfn[share[waiting]], mfn=shares.mfn[share[waiting]], other=dio[waiting])
+        pfn=shares.pfn[share[waiting]], mfn=shares.mfn[share[waiting]], other=dio[waiting],
+        unknown=unknown)
     still = np.flatnonzero(~by_end)
     pages = distinct(backend[met])
     window_first = np.full(len(pages), NO_EVENT)

@@ -103,10 +103,10 @@ class Observer:
 
     def fact(
         self, fact: Fact, event: int, pfn: int, *, mfn: int = INVALID, old: int = INVALID,
-        new: int = INVALID, other: int = NO_EVENT, value: int = -1,
+        new: int = INVALID, other: int = NO_EVENT, value: int = -1, unsure: bool = False,
     ) -> None:
-        """Note one observation."""
-        unsure = fact != Fact.LOST_EVENTS and self.unsure(pfn)
+        """Note one observation, which is `unsure` or is so for what it says of page `pfn`."""
+        unsure = unsure or (fact != Fact.LOST_EVENTS and self.unsure(pfn))
         self.now.append((fact, event, pfn, mfn, old, new, other, value, unsure))
 
     def observe(self, event: Event, outcome: Outcome) -> None:
@@ -205,8 +205,9 @@ class Observer:
         self.last_handle[share.pfn] = share.handle
         if ending == Ending.UNMAP:
             for window in self.watch.in_flight(share):
+                # The lock that keeps the I/O in flight may have been released unseen.
                 self.fact(Fact.UNMAP_IN_FLIGHT, event.number, share.pfn, mfn=share.mfn,
-                          other=window.dio_event)
+                          other=window.dio_event, unsure=window.lock.event < self.last_loss)
         if self.machine.shares_of(share.mfn):
             return
         frontend = self.machine.m2p[share.mfn]

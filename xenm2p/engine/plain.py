@@ -213,7 +213,7 @@ def _with_doubts(
     """The facts with `unknown` set where a loss makes them unsure."""
     unknown = unsure_at(work, losses, written, work.tables.pages.find(facts.pfn), decided)
     unknown &= facts.fact != int(Fact.LOST_EVENTS)
-    return replace(facts, unknown=unknown.astype(np.uint8))
+    return replace(facts, unknown=facts.unknown | unknown.astype(np.uint8))
 
 
 def _warnings(work: Work) -> NDArray[np.uint8]:

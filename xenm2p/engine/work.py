@@ -26,7 +26,7 @@ class FactRows:
     def add(
         self, fact: Fact, decided: Slot, *, event: Slot, pfn: U64, mfn: U64 | int = INVALID,
         old: U64 | int = INVALID, new: U64 | int = INVALID, other: Slot | int = NO_EVENT,
-        value: NDArray[Any] | int = -1,
+        value: NDArray[Any] | int = -1, unknown: Mask | int = 0,
     ) -> None:
         """Add one fact a row of `decided`, (r,) positions."""
         size = len(decided)
@@ -41,7 +41,7 @@ class FactRows:
         self.parts.append((decided, Facts(
             column(int(fact), "i2"), column(event, "i8"), column(pfn, "u8"),  # type: ignore[arg-type]
             column(mfn, "u8"), column(old, "u8"), column(new, "u8"),  # type: ignore[arg-type]
-            column(other, "i8"), column(value, "i8"), column(0, "u1"),  # type: ignore[arg-type]
+            column(other, "i8"), column(value, "i8"), column(unknown, "u1"),  # type: ignore[arg-type]
         )))
 
     def table(self) -> tuple[Slot, Facts]:

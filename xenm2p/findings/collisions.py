@@ -154,7 +154,7 @@ RULES = (
                 "that one event closes, the shortest.",
         cure="As for XM101; and take the locks of several pages before any of them is granted.",
         cured_by=LOCAL_FOREIGN.brought_by,
-        severity=always(Severity.ERROR), text=_lock_cycle, proof=lambda row: list(row.maps),
+        severity=always(Severity.ERROR), text=_lock_cycle, proof=lambda row: row.maps.tolist(),
     ),
     Rule(
         103, "gup-fast-hazard", "collisions",
