@@ -23,7 +23,7 @@ class UnmapCalls:
 
     row of the pairs, pos in the chunk, call; `starts` the place of the first unmap of the
     call; `failed_at` the position of the unmap that failed in the call before the chunk, less
-    than 0, or NEVER. The rows (r,) of the pairs that fail are `fails` below.
+    than 0, or NEVER. `fails` (r,) are the failing unmaps among the pairs' rows.
     """
 
     row: Slot
@@ -58,7 +58,7 @@ class UnmapCalls:
         last = last_before(fails.take(self.row), self.starts)
         ended_by = np.full(len(fails), NEVER)
         ended_by[self.row] = np.where(
-            last >= 0, self.pos.take(last, mode="wrap"), self.failed_at) if len(last) else NEVER
+            last >= 0, self.pos.take(last, mode="wrap"), self.failed_at)
         return ended_by
 
     def failed(self, fails: Mask) -> dict[int, int]:

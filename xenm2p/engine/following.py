@@ -30,7 +30,8 @@ def follow(
 ) -> bool:
     """Go through the followed frames' overrides and lookups in order, and add to `made`.
 
-    False where an event does two things at once to a frame, or asks a marked entry.
+    False where an event does two things at once to a frame, or where something other than a
+    write comes to a marked page.
     """
     length = len(overrides.end)
     begun = np.flatnonzero(is_followed.take(overrides.frame))
@@ -41,6 +42,7 @@ def follow(
     asked = np.flatnonzero(is_followed.take(overrides.query_frame))
     writes = overrides.writes
     ends = overrides.ends
+    # Rows: overrides begun, their ends, those of older ones, questions, writes, ends that stick.
     sizes = np.cumsum([len(begun), len(over), len(old), len(asked), len(writes.pos),
                        len(ends.pos)])
     row_pos = np.concatenate([pos, end[over], overrides.old_end[old],
@@ -233,7 +235,7 @@ def _states(
     rows = np.arange(len(group))
     takes = _of_writes(writes.takes, write)
     marked = takes & _of_writes(writes.marked, write)
-    plain = takes & _of_writes(writes.plain, write) | marked
+    plain = takes & _of_writes(writes.plain, write)
     sets = takes
     if model.marks_frontend:
         sets = takes | (change > 0) | unmarks

@@ -26,7 +26,8 @@ class Writes:
 
     pos, frame, page (w,): where, of which frame, and the frontend page slot, for `moves`
     the one that m2p names from then on. `takes` says whether the entry is another one
-    after it, `plain` whether it then is the frame itself, `marked` whether F(frame).
+    after it, `plain` whether it then is the frame itself, with or without F,
+    `marked` whether F(frame).
     """
 
     pos: Slot = field(default_factory=_none)
@@ -42,7 +43,8 @@ class Writes:
 class Left:
     """A marked page slot that m2p names for `frame` no more, since `pos`; until `back`.
 
-    `back` is the length of the chunk where m2p did not come back to it.
+    `back` is the length of the chunk where m2p did not come back to it, `frame` 0 for a page
+    that was left before the chunk.
     """
 
     page: int

@@ -103,13 +103,8 @@ def _settle(
     kind: NDArray[np.uint8], failed: dict[int, int],
 ) -> Pairs | None:
     """Pair rows some of which fail, are left out, or only look at the page."""
-    pairs.clean = False
-    count = len(pairs)
-    group = np.cumsum(pairs.head) - 1
-    starts = pairs.heads.take(group)
-    is_set = is_kind(kind, Kind.SET_P2M)
-    pairs.is_map = is_kind(kind, Kind.MAP) & ~pairs.failed_maps(chunk)
-    pairs.is_unmap = is_kind(kind, Kind.UNMAP)
+    count, is_set = len(pairs), is_kind(kind, Kind.SET_P2M)
+    group, starts = _take_sides(chunk, pairs, kind)
     acts = pairs.is_map | pairs.is_unmap
     mapped_first = pairs.live.take(group)
     held_first = pairs.held_first.take(group)
@@ -173,6 +168,17 @@ def _settle(
     return _with_bases(tables, model, chunk, pairs, is_set, group, starts)
 
 
+def _take_sides(
+    chunk: Events, pairs: Pairs, kind: NDArray[np.uint8]
+) -> tuple[Slot, Slot]:
+    """Say which rows map and unmap; gives the place of their page, and its first row, (r,)."""
+    pairs.clean = False
+    pairs.is_map = is_kind(kind, Kind.MAP) & ~pairs.failed_maps(chunk)
+    pairs.is_unmap = is_kind(kind, Kind.UNMAP)
+    group = np.cumsum(pairs.head) - 1
+    return group, pairs.heads.take(group)
+
+
 def _calls_of(chunk: Events, pairs: Pairs, failed: dict[int, int]) -> UnmapCalls:
     return UnmapCalls.of(pairs.is_unmap, pairs.pos, chunk.call.take(pairs.pos), failed)
 
@@ -189,11 +195,7 @@ def _settle_listed(
     kind: NDArray[np.uint8], failed: dict[int, int],
 ) -> Pairs | None:
     """Pair rows of pages that stay listed without a share, or are mapped while mapped."""
-    pairs.clean = False
-    group = np.cumsum(pairs.head) - 1
-    starts = pairs.heads.take(group)
-    pairs.is_map = is_kind(kind, Kind.MAP) & ~pairs.failed_maps(chunk)
-    pairs.is_unmap = is_kind(kind, Kind.UNMAP)
+    group, starts = _take_sides(chunk, pairs, kind)
     user = users(chunk, pairs.pos)
     bucket = tables.pages.column["bucket"].take(pairs.pages)
     is_set = is_kind(kind, Kind.SET_P2M)

@@ -186,7 +186,8 @@ def put_back(tables: Tables, observer: Observer) -> None:
                         *observer.last_handle, *observer.failed_map, *observer.watch.held,
                         *_frontends(tables, machine)], np.uint64)
     written = distinct(written[written != np.uint64(INVALID)])
-    slots = dict(zip(written.tolist(), tables.page_slots(written).tolist(), strict=True))
+    written_slots = tables.page_slots(written)
+    slots = dict(zip(written.tolist(), written_slots.tolist(), strict=True))
     column = tables.pages.column
     pfns = [pfn for pfn in machine.p2m if pfn != INVALID]
     at = [slots[pfn] for pfn in pfns]
@@ -202,7 +203,7 @@ def put_back(tables: Tables, observer: Observer) -> None:
         for pfn in reversed(newest_first):
             order += 1
             column["listed_at"][slots[pfn]] = order - (1 << 62)
-    _put_back_frames(tables, machine)
+    known = _put_back_frames(tables, machine)
     were_listed = np.flatnonzero(tables.frames.column["listed"][: tables.frames.used])
     _put_back_shares(tables, machine, slots)
     for name, kept in (("last_handle", observer.last_handle),
@@ -218,12 +219,10 @@ def put_back(tables: Tables, observer: Observer) -> None:
         column["unwritten_task"][slot] = change.event.task
         column["unwritten_call"][slot] = change.event.call
     _put_back_locks(tables, observer, slots)
-    marks = _judge_pages(tables, machine.model, tables.page_slots(written))
+    marks = _judge_pages(tables, machine.model, written_slots)
     if machine.model.marks_frontend:
-        known = np.array([mfn for mfn in machine.m2p if mfn != INVALID], np.uint64)
         stuck = np.flatnonzero(tables.frames.column["stuck"][: tables.frames.used])
-        store_stuck(tables, np.concatenate(
-            [tables.frame_slots(known), marks, stuck, were_listed]))
+        store_stuck(tables, np.concatenate([known, marks, stuck, were_listed]))
 
 
 def _frontends(tables: Tables, machine: Machine) -> list[int]:
@@ -234,10 +233,12 @@ def _frontends(tables: Tables, machine: Machine) -> list[int]:
     return [*pages, *machine.m2p.values()]
 
 
-def _put_back_frames(tables: Tables, machine: Machine) -> None:
+def _put_back_frames(tables: Tables, machine: Machine) -> Slot:
+    """Gives the slots of the frames that the machine knows."""
     mfns = np.array([mfn for mfn in machine.m2p if mfn != INVALID], np.uint64)
     frames = tables.frame_slots(mfns)
     tables.set_m2p(frames, np.array([machine.m2p[m] for m in mfns.tolist()], np.uint64))
+    return frames
 
 
 def _put_back_shares(tables: Tables, machine: Machine, slots: dict[int, int]) -> None:

@@ -102,7 +102,10 @@ def _followed(
     tables: Tables, overrides: Overrides, overlapping: Slot, frames: Slot, first_pos: Slot,
     live: Slot,
 ) -> Mask:
-    """Which frame slots need following: two live overrides at once, or looked up.
+    """Which frame slots need following.
+
+    Those with two live overrides at once, looked up, or whose page is written; and those
+    whose mark may stick, that have a stray, or a share that resolves without a list.
 
     frames (f,) get overrides in the chunk, at `first_pos` the first, when `live`
     ones were there before it.

@@ -74,7 +74,8 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
     if not len(pairs):
         return
     column = tables.pages.column
-    stood = [column[name].take(pairs.pages) for name in ("bucket", "listed_at")]
+    if pairs.listed is not None:
+        was_listed = [column[name].take(pairs.pages) for name in ("bucket", "listed_at")]
     ended_pages, ended = _last_ended(work)
     column["last_handle"][ended_pages] = work.owned("handle", ended)
     tails = pairs.tails
@@ -127,7 +128,7 @@ def _store_pages(work: Work, shared: Sharing | None) -> None:
             is_alias[shared.bared_pos] = True
             column["aliased"][slot] = is_alias.take(pos)
     if pairs.listed is not None:
-        _store_listed(work, pairs.listed, *stood)
+        _store_listed(work, pairs.listed, *was_listed)
     if not pairs.clean:
         _store_writes(work)
     elif (column["failed_map"].take(pairs.pages) != NO_EVENT).any():

@@ -115,8 +115,8 @@ def _begun(work: Work, looks: Looks, held: Held, old: list[Wait]) -> Begun:
     met = _lock_at(work, held, resolved, pos)
     met[~is_kind(kind[rows], Kind.DIO_READ) | (resolved == chunk.pfn.take(pos))] = -1
     frontend = answers.frontend[rows]
-    reading = chunk.task.take(pos).astype(np.int64)
-    if not (met >= 0).any() and not _wait_in_turn(held.task, reading, old).any():
+    doing_io = chunk.task.take(pos).astype(np.int64)
+    if not (met >= 0).any() and not _wait_in_turn(held.task, doing_io, old).any():
         last = held.end == len(chunk)
         is_open = np.isin(tables.pages.find(frontend), held.slot[last])
         rows, pos, met, frontend = rows[is_open], pos[is_open], met[is_open], frontend[is_open]
